@@ -1,0 +1,469 @@
+"""The index: what was received, as rows that can be searched; on SQLite or MariaDB through the same code.
+
+The index is a convenience: everything in it can be made again from the files. When the database is away every method
+raises `IndexUnavailable`, and works again by itself when it is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import peewee
+from playhouse.pool import PooledMySQLDatabase, PooledSqliteDatabase
+
+from angiovault.archive import layout, models, names, schema
+from angiovault.archive.header import WANTED, Header
+from angiovault.archive.models import (
+    Archive,
+    Folder,
+    Instance,
+    Patient,
+    PatientName,
+    Series,
+    Study,
+    StudyPerson,
+)
+from angiovault.archive.store import fsync_directory
+from angiovault.config import IndexURL
+
+_ISSUER_OF_PATIENT_ID: Final = 0x00100021
+_SPECIFIC_CHARACTER_SET: Final = 0x00080005
+_TIMEZONE: Final = 0x00080201
+_KEY_LENGTH: Final = 185
+_ATTEMPTS: Final = 5
+
+STORED: Final = "stored"
+DUPLICATE: Final = "duplicate"
+CONFLICT: Final = "conflict"
+
+
+class IndexUnavailable(Exception):
+    """The database cannot be used now; the text says why."""
+
+
+class SchemaTooNew(Exception):
+    """The index was made by a newer version of this program."""
+
+
+class WrongArchive(Exception):
+    """The index belongs to another archive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file to be indexed: its header, and what the archive knows of it."""
+
+    header: Header
+    digest: str
+    size: int
+    place: PurePosixPath
+    received: str
+    calling: str
+
+    @property
+    def content(self) -> str:
+        """Key of the content, see `layout.content_key`."""
+        return layout.content_key(self.header.transfer_syntax, self.digest)
+
+
+class Index:
+    """The index of one archive.
+
+    Parameters
+    ----------
+    url : IndexURL
+        Where the database is.
+    """
+
+    def __init__(self, url: IndexURL) -> None:
+        self.url = url
+        self.engine = url.engine
+        self._ready = False
+        self._lock = threading.Lock()  # one writer at a time: SQLite has one anyway, and counts stay simple
+        if url.engine == "sqlite":
+            # WAL with FULL syncs the log at every commit: what is committed survives a power cut.
+            self.database: Any = PooledSqliteDatabase(
+                str(url.path),
+                max_connections=0,
+                stale_timeout=300,
+                timeout=30,
+                pragmas={"journal_mode": "wal", "synchronous": "full", "busy_timeout": 30000, "temp_store": "memory"},
+            )
+        else:
+            self.database = PooledMySQLDatabase(
+                url.database,
+                max_connections=0,
+                stale_timeout=60,
+                user=url.user,
+                password=url.password,
+                connect_timeout=5,
+                read_timeout=300,
+                write_timeout=60,
+                charset="utf8mb4",
+                init_command="SET SESSION sql_mode='STRICT_ALL_TABLES', SESSION tx_isolation='READ-COMMITTED'",
+                **({"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}),
+            )
+        self.database.bind(models.ALL)
+
+    # ---- connection, schema, identity
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Any]:
+        """Give a connection to a block of work; the database's errors come out as `IndexUnavailable`."""
+        try:
+            with self.database.connection_context():
+                yield self.database
+        except peewee.IntegrityError:
+            raise
+        except (peewee.PeeweeException, OSError) as error:
+            with contextlib.suppress(Exception):  # the pool keeps no broken connection
+                self.database.close_idle()
+            raise IndexUnavailable(f"the index ({self.url.redacted()}) cannot be used: {error}") from error
+
+    def exists(self) -> bool:
+        """Return whether the database holds an index already; makes nothing.
+
+        Raises
+        ------
+        IndexUnavailable
+            When the database cannot be asked.
+        """
+        if self.url.path is not None and not self.url.path.exists():
+            return False
+        with self.session() as database:
+            return bool(database.table_exists("archive"))
+
+    def archive_id(self) -> str:
+        """Return the id of the archive that the index belongs to, '' when it has none yet."""
+        if not self.exists():
+            return ""
+        with self.session():
+            return self._fact("archive_id")
+
+    def open(self, archive_id: str) -> bool:
+        """Bring the schema up to date and check that the index belongs to the archive.
+
+        Returns
+        -------
+        bool
+            Whether the index is new.
+
+        Raises
+        ------
+        IndexUnavailable, SchemaTooNew, WrongArchive
+            When it cannot be used.
+        """
+        if self._ready:
+            return False
+        self._migrate()
+        with self.session() as database, database.atomic():
+            known = self._fact("archive_id")
+            if known and known != archive_id:
+                raise WrongArchive(
+                    f"the index {self.url.redacted()} belongs to archive {known}, the storage is archive {archive_id}: "
+                    "give each archive its own index"
+                )
+            if not known:
+                Archive.insert(name="archive_id", value=archive_id).execute()
+        self._ready = True
+        return not known
+
+    @property
+    def ready(self) -> bool:
+        """Whether `open` has succeeded."""
+        return self._ready
+
+    def _fact(self, name: str) -> str:
+        row = Archive.select(Archive.value).where(Archive.name == name).tuples().first()
+        return str(row[0]) if row else ""
+
+    def _migrate(self) -> None:
+        new_file = self.url.path is not None and not self.url.path.exists()
+        with self.session() as database:
+            version = int(self._fact("schema") or 0) if database.table_exists("archive") else 0
+            newest = len(schema.MIGRATIONS)
+            if version > newest:
+                raise SchemaTooNew(
+                    f"the index {self.url.redacted()} has schema {version}, this version of AngioVault knows {newest}: "
+                    "install the newer AngioVault again, or let this one make a new index"
+                )
+            if version == 0 and database.table_exists("archive"):
+                # MariaDB commits every CREATE by itself: a first start that was cut off left part of the tables.
+                for model in models.ALL:
+                    database.execute_sql(f"DROP TABLE IF EXISTS {model._meta.table_name}")
+            for step in range(version + 1, newest + 1):
+                with database.atomic():
+                    for statement in schema.statements(self.engine, step):
+                        database.execute_sql(statement)
+                    Archive.replace(name="schema", value=str(step)).execute()
+        if new_file and self.url.path is not None:
+            fsync_directory(self.url.path.resolve().parent)
+
+    def close(self) -> None:
+        """Close all connections; for SQLite this also folds the write-ahead log into the file."""
+        with contextlib.suppress(peewee.PeeweeException):
+            self.database.close_all()
+
+    def clear(self) -> None:
+        """Forget every instance (not the commitments or refusals), to be indexed anew."""
+        with self._lock, self.session() as database, database.atomic():
+            for model in (Instance, Folder, Series, StudyPerson, Study, PatientName, Patient):
+                model.delete().execute()
+
+    # ---- adding
+
+    def add(self, entry: Entry) -> str:
+        """Add a file; what is there already is left alone.
+
+        Returns
+        -------
+        str
+            `STORED`, `DUPLICATE` (the same content under this UID) or `CONFLICT` (other content, kept as a version).
+
+        Raises
+        ------
+        IndexUnavailable
+            When the database is away.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._lock, self.session() as database, self._transaction(database):
+                    return self._add(entry)
+            except peewee.IntegrityError as error:  # another process added the same row in this moment
+                if attempt == _ATTEMPTS:
+                    raise IndexUnavailable(f"the index refuses a row: {error}") from error
+                time.sleep(0.01 * attempt)
+        raise AssertionError("unreachable")
+
+    def _transaction(self, database: Any) -> Any:
+        # IMMEDIATE: a read that becomes a write may not fail because another process wrote in between.
+        return database.atomic("IMMEDIATE") if self.engine == "sqlite" else database.atomic()
+
+    def _add(self, entry: Entry) -> str:
+        header = entry.header
+        known = list(
+            Instance.select(Instance.version, Instance.content)
+            .where(Instance.uid == header.sop_instance_uid)
+            .tuples()
+        )
+        if any(content == entry.content for _, content in known):
+            return DUPLICATE
+        current = not known
+        patient = self._patient(header)
+        study = self._study(entry, patient)
+        series = self._series(header, study.id)
+        Instance.insert(
+            uid=header.sop_instance_uid,
+            version=1 + max((version for version, _ in known), default=0),
+            content=entry.content,
+            current=int(current),
+            series_id=series.id,
+            sop_class=header.sop_class_uid,
+            transfer_syntax=header.transfer_syntax,
+            instance_number=_bounded(header.integer(0x00200013)),
+            digest=entry.digest,
+            size=entry.size,
+            folder_id=self._folder(str(entry.place.parent)),
+            file=entry.place.name,
+            received=entry.received,
+            calling=ascii_code(entry.calling),
+            complete=int(header.complete),
+            head=header.encoded(_TAGS["IMAGE"]),
+        ).execute()
+        if current:
+            self._count(study, series, header, entry.size)
+        return STORED if current else CONFLICT
+
+    def _patient(self, header: Header) -> int:
+        keys = {key[:_KEY_LENGTH] for key in names.name_keys(_raw(header, 0x00100010), _label(header))}
+        patient_id = key_of(header, 0x00100020)
+        if patient_id:
+            identity = f"id {patient_id} {key_of(header, _ISSUER_OF_PATIENT_ID)}"
+        elif keys:
+            identity = f"name {sorted(keys)} {header.text(0x00100030)}"
+        else:
+            identity = f"study {header.study_instance_uid}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        row = Patient.select(Patient.id).where(Patient.identity == digest).tuples().first()
+        if row:
+            number = int(row[0])
+            have = {
+                name for (name,) in PatientName.select(PatientName.name).where(PatientName.patient_id == number).tuples()
+            }
+        else:
+            number = Patient.insert(
+                identity=digest,
+                patient_id=patient_id,
+                birth_date=ascii_code(date(header.text(0x00100030))),
+                head=header.encoded(_TAGS["PATIENT"]),
+            ).execute()
+            have = set()
+        for name in sorted(keys - have):
+            PatientName.insert(patient_id=number, name=name).execute()
+        return number
+
+    def _study(self, entry: Entry, patient: int) -> Any:
+        header = entry.header
+        person = hashlib.sha256(
+            repr((patient, sorted(names.name_keys(_raw(header, 0x00100010), _label(header))))).encode()
+        ).hexdigest()
+        study = Study.select().where(Study.uid == header.study_instance_uid).first()
+        if study is None:
+            study = Study.create(
+                uid=header.study_instance_uid,
+                patient_id=patient,
+                person=person,
+                patients_differ=0,
+                study_date=ascii_code(date(header.text(0x00080020))),
+                study_time=ascii_code(time_of_day(header.text(0x00080030))),
+                accession_number=key_of(header, 0x00080050),
+                study_id=key_of(header, 0x00200010),
+                description=key_of(header, 0x00081030),
+                modalities="",
+                sop_classes="",
+                series_count=0,
+                instance_count=0,
+                byte_count=0,
+                received=entry.received,
+                head=header.encoded(_TAGS["PATIENT"] | _TAGS["STUDY"]),
+            )
+        elif study.person != person and not study.patients_differ:
+            study.patients_differ = 1
+            Study.update(patients_differ=1).where(Study.id == study.id).execute()
+        pair = (StudyPerson.study_id == study.id) & (StudyPerson.patient_id == patient)
+        if not StudyPerson.select(StudyPerson.id).where(pair).exists():
+            StudyPerson.insert(study_id=study.id, patient_id=patient).execute()
+        return study
+
+    def _series(self, header: Header, study: int) -> Any:
+        found = (Series.uid == header.series_instance_uid) & (Series.study_id == study)
+        series = Series.select().where(found).first()
+        if series is None:
+            series = Series.create(
+                study_id=study,
+                uid=header.series_instance_uid,
+                modality=ascii_code(key_of(header, 0x00080060)),
+                series_number=_bounded(header.integer(0x00200011)),
+                description=key_of(header, 0x0008103E),
+                instance_count=0,
+                byte_count=0,
+                head=header.encoded(_TAGS["SERIES"]),
+            )
+        return series
+
+    def _folder(self, path: str) -> int:
+        digest = hashlib.sha256(path.encode()).hexdigest()
+        row = Folder.select(Folder.id).where(Folder.digest == digest).tuples().first()
+        return int(row[0]) if row else int(Folder.insert(digest=digest, path=path).execute())
+
+    def _count(self, study: Any, series: Any, header: Header, size: int) -> None:
+        """Add one current instance to the counts and lists of its study and series."""
+        Series.update(instance_count=Series.instance_count + 1, byte_count=Series.byte_count + size).where(
+            Series.id == series.id
+        ).execute()
+        changes: dict[str, Any] = {
+            "instance_count": Study.instance_count + 1,
+            "byte_count": Study.byte_count + size,
+        }
+        if series.instance_count == 0:
+            changes["series_count"] = Study.series_count + 1
+        modality = header.text(0x00080060)
+        for column, value in (("modalities", modality), ("sop_classes", header.sop_class_uid)):
+            listed = getattr(study, column).split("\\") if getattr(study, column) else []
+            if value and value not in listed:
+                changes[column] = "\\".join([*listed, value])
+        Study.update(**changes).where(Study.id == study.id).execute()
+
+    # ---- choosing between versions
+
+    def choose(self, content: str, uid: str) -> None:
+        """Make the version of `uid` with this content the current one.
+
+        Raises
+        ------
+        LookupError
+            When there is no such version.
+        """
+        with self._lock, self.session() as database, self._transaction(database):
+            rows = list(Instance.select().where(Instance.uid == uid))
+            chosen = next((row for row in rows if row.content == content), None)
+            if chosen is None:
+                raise LookupError(f"no version {content} of {uid}")
+            touched = {row.series_id for row in rows}
+            Instance.update(current=0).where(Instance.uid == uid).execute()
+            Instance.update(current=1).where(Instance.id == chosen.id).execute()
+            for series in touched:
+                self._recount(series)
+
+    def _recount(self, series_number: int) -> None:
+        """Make the counts of a series and its study anew from their current instances."""
+        current = (Instance.series_id == series_number) & (Instance.current == 1)
+        count, size = (
+            Instance.select(peewee.fn.COUNT(Instance.id), peewee.fn.COALESCE(peewee.fn.SUM(Instance.size), 0))
+            .where(current)
+            .tuples()
+            .first()
+        )
+        Series.update(instance_count=count, byte_count=size).where(Series.id == series_number).execute()
+        study = Series.select(Series.study_id).where(Series.id == series_number).tuples().first()[0]
+        rows = list(Series.select().where((Series.study_id == study) & (Series.instance_count > 0)).order_by(Series.id))
+        classes = (
+            Instance.select(Instance.sop_class)
+            .join(Series, on=(Series.id == Instance.series_id))
+            .where((Series.study_id == study) & (Instance.current == 1))
+            .distinct()
+            .tuples()
+        )
+        Study.update(
+            series_count=len(rows),
+            instance_count=sum(row.instance_count for row in rows),
+            byte_count=sum(row.byte_count for row in rows),
+            modalities="\\".join(dict.fromkeys(row.modality.upper() for row in rows if row.modality)),
+            sop_classes="\\".join(sorted(name for (name,) in classes)),
+        ).where(Study.id == study).execute()
+
+
+_TAGS: Final = {
+    level: frozenset({tag for tag, (of, _) in WANTED.items() if of == level} | {_SPECIFIC_CHARACTER_SET, _TIMEZONE})
+    for level in ("PATIENT", "STUDY", "SERIES", "IMAGE")
+}
+
+
+def _raw(header: Header, tag: int) -> bytes:
+    return header.elements.get(tag, b"")
+
+
+def _label(header: Header) -> bytes:
+    return header.elements.get(_SPECIFIC_CHARACTER_SET, b"")
+
+
+def key_of(header: Header, tag: int) -> str:
+    """Return the search key of a text element."""
+    return names.fold(names.decode(_raw(header, tag), _label(header)))[:_KEY_LENGTH]
+
+
+def ascii_code(text: str) -> str:
+    """Return `text` as the ASCII code columns hold it."""
+    return text.encode("ascii", "replace").decode()[:40]
+
+
+def date(text: str) -> str:
+    """Return a DA value as YYYYMMDD; the old form YYYY.MM.DD is understood (PS3.5 6.2)."""
+    return text.replace(".", "").replace("-", "")[:8]
+
+
+def time_of_day(text: str) -> str:
+    """Return a TM value as HHMMSS.FFFFFF, '' when there is none; the old form HH:MM:SS is understood."""
+    whole, _, fraction = text.replace(":", "").partition(".")
+    return f"{whole[:6].ljust(6, '0')}.{fraction[:6].ljust(6, '0')}" if whole else ""
+
+
+def _bounded(number: int | None) -> int | None:
+    return number if number is not None and abs(number) < 2**62 else None

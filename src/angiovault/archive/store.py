@@ -1,0 +1,320 @@
+"""The instance files: streamed in, made durable, put in their place in one step (promises: bit for bit, a yes is a yes).
+
+Order of an instance: written below ``.angiovault/incoming`` → synced → renamed to its place → directories synced. What
+stops before the rename leaves nothing but a file in ``incoming``, which the next start removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from angiovault.archive import filemeta
+
+PRIVATE_FOLDER: Final = ".angiovault"
+MARKER: Final = "archive.json"
+_INCOMING: Final = "incoming"
+_KNOWN_FOLDERS: Final = 10_000
+_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+class StorageError(Exception):
+    """The storage cannot take or give an instance now; the text says why and what to do."""
+
+
+class NoRoom(StorageError):
+    """The volume is full, or nearly."""
+
+
+class NotMounted(StorageError):
+    """The storage root is not there, or is not the archive's."""
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def as_storage_error(doing: str) -> Iterator[None]:
+    """Turn an `OSError` into a `StorageError` that says what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoom(f"{doing}: no room left on the storage volume") from error
+        raise StorageError(f"{doing}: {error.strerror or error}") from error
+
+
+class Store:
+    """The folder tree below one storage root.
+
+    Parameters
+    ----------
+    root : Path
+        The storage root.
+    min_free : int
+        Bytes to be left free on the volume, at most one per cent of it.
+    """
+
+    def __init__(self, root: Path, min_free: int = 0) -> None:
+        self.root = root
+        self.private = root / PRIVATE_FOLDER
+        self._min_free = min_free
+        self._lock = threading.Lock()
+        self._durable: set[Path] = set()
+        self._marker_seen: tuple[int, ...] = ()
+        self.archive_id = ""
+
+    # ---- the marker
+
+    def read_marker(self) -> str:
+        """Return the archive's id from the marker.
+
+        Raises
+        ------
+        NotMounted
+            When there is no marker: the volume is not mounted, or this is another folder.
+        """
+        try:
+            marker = json.loads((self.private / MARKER).read_text(encoding="utf-8"))
+            return str(marker["id"])
+        except FileNotFoundError:
+            raise NotMounted(
+                f"{self.root} does not hold the archive's marker ({PRIVATE_FOLDER}/{MARKER}): "
+                "is the volume or shared folder mounted?"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NotMounted(f"the archive's marker in {self.root} cannot be read: {error}") from error
+
+    def create(self) -> str:
+        """Make a new archive in an empty or missing folder and return its id.
+
+        Raises
+        ------
+        StorageError
+            When the folder holds something else, or cannot be written.
+        """
+        archive_id = secrets.token_hex(16)
+        with as_storage_error(f"cannot make an archive in {self.root}"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            others = [entry for entry in os.listdir(self.root) if entry[0] not in ".@#" and entry != "lost+found"]
+            if others:
+                raise StorageError(
+                    f"{self.root} is not empty ({others[0]} …) and holds no archive: choose an empty folder, "
+                    "and bring existing files in by `angiovault import`"
+                )
+            self.private.mkdir(mode=0o700, exist_ok=True)
+            (self.private / _INCOMING).mkdir(mode=0o700, exist_ok=True)
+            temporary = self.private / (MARKER + ".new")
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump({"id": archive_id, "made": _now(), "program": "angiovault"}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self.private / MARKER)
+            for folder in (self.private / _INCOMING, self.private, self.root, self.root.resolve().parent):
+                fsync_directory(folder)
+        return archive_id
+
+    def open(self, archive_id: str) -> None:
+        """Begin to use the storage as the archive `archive_id`, and remove what earlier receptions left unfinished."""
+        self.archive_id = archive_id
+        self._marker_seen = ()
+        self.check_mounted()
+        with as_storage_error(f"cannot use {self.root}"):
+            (self.private / _INCOMING).mkdir(mode=0o700, exist_ok=True)
+
+    def remove_unfinished(self) -> None:
+        """Remove what receptions that were cut off left behind, but not what another living process is writing."""
+        with as_storage_error("cannot clear the incoming folder"):
+            for leftover in (self.private / _INCOMING).iterdir():
+                process = leftover.name.partition("-")[0]
+                if process == str(os.getpid()) or not Path("/proc", process).exists():
+                    leftover.unlink()
+
+    def check_mounted(self) -> None:
+        """Raise `NotMounted` unless the marker of this archive is in its place."""
+        try:
+            found = os.stat(self.private / MARKER)
+        except OSError:
+            self.read_marker()
+            raise NotMounted(f"{self.root} came back just now, try again") from None
+        seen = (found.st_dev, found.st_ino, found.st_mtime_ns)
+        if seen == self._marker_seen:
+            return
+        marker = self.read_marker()
+        if marker != self.archive_id:
+            raise NotMounted(f"{self.root} holds another archive ({marker} instead of {self.archive_id})")
+        self._durable.clear()
+        self._marker_seen = seen
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Return (bytes that may still be used, size of the volume in bytes)."""
+        volume = os.statvfs(self.root)
+        total = volume.f_blocks * volume.f_frsize
+        reserve = min(self._min_free, total // 100)
+        return volume.f_bavail * volume.f_frsize - reserve, total
+
+    # ---- taking in
+
+    def begin(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, calling: str, received: str = ""
+    ) -> Incoming:
+        """Open a file for an instance that begins to arrive.
+
+        Raises
+        ------
+        NotMounted, NoRoom, StorageError
+            When it cannot be taken.
+        """
+        self.check_mounted()
+        with as_storage_error("cannot write to the storage"):
+            if self.free_bytes()[0] <= 0:
+                raise NoRoom("the storage volume is full")
+            received = received or _now()
+            head, digest_at = filemeta.build(sop_class_uid, sop_instance_uid, transfer_syntax, received, calling)
+            path = self.private / _INCOMING / f"{os.getpid()}-{secrets.token_hex(12)}"
+            return Incoming(self, path, head, digest_at, received)
+
+    def settle(self, temporary: Path, place: PurePosixPath) -> bool:
+        """Move a synced file to its place and make that durable.
+
+        Returns
+        -------
+        bool
+            Whether it is new; False when the place is taken already (by the same content, as its name says).
+        """
+        target = self.root / place
+        with as_storage_error(f"cannot put an instance in {place.parent}"):
+            for attempt in (1, 2):
+                try:
+                    self._make_folder(target.parent)
+                    with self._lock:
+                        if target.exists():
+                            new = False
+                        else:
+                            os.rename(temporary, target)
+                            new = True
+                    fsync_directory(target.parent)
+                    return new
+                except FileNotFoundError:  # somebody removed the folder that we knew
+                    self._durable.clear()
+                    if attempt == 2:
+                        raise
+        raise AssertionError("unreachable")
+
+    def replace_damaged(self, temporary: Path, place: PurePosixPath) -> None:
+        """Put a synced file in the place of a damaged one, which is kept beside it as ``….damaged``."""
+        target = self.root / place
+        with as_storage_error(f"cannot replace {place}"), self._lock:
+            os.rename(target, target.with_name(f"{target.name[: -len('.dcm')]}.damaged"))
+            os.rename(temporary, target)
+            fsync_directory(target.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and its parents, each durable in its parent.
+
+        A folder that exists may not be durable yet (made by a run that crashed before its sync), so it is synced into
+        its parent once by every process that uses it.
+        """
+        if folder in self._durable or folder == self.root:
+            return
+        self._make_folder(folder.parent)
+        with self._lock:
+            if len(self._durable) > _KNOWN_FOLDERS:
+                self._durable.clear()
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+            fsync_directory(folder.parent)
+            self._durable.add(folder)
+
+    def instance_files(self) -> Iterator[PurePosixPath]:
+        """Yield the paths of all instance files, oldest folder first, relative to the root; follows no symbolic link."""
+        pending = [self.root]
+        while pending:
+            folder = pending.pop()
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+            for entry in listed:
+                if entry.is_file(follow_symlinks=False) and entry.name.endswith(".dcm") and folder != self.root:
+                    yield PurePosixPath(Path(entry.path).relative_to(self.root))
+            pending.extend(
+                Path(entry.path)
+                for entry in reversed(listed)
+                if entry.is_dir(follow_symlinks=False) and entry.name[0] not in ".@#"
+            )
+
+
+class Incoming:
+    """One instance that arrives: bytes are written and hashed as they come."""
+
+    def __init__(self, store: Store, path: Path, head: bytes, digest_at: int, received: str) -> None:
+        self._store = store
+        self.path = path
+        self.received = received
+        self._digest_at = digest_at
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            self._write(head)
+        except OSError:
+            self.discard()
+            raise
+
+    def _write(self, data: bytes | memoryview) -> None:
+        written = os.write(self._descriptor, data)
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:])
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the data set.
+
+        Raises
+        ------
+        NoRoom, StorageError
+            When they cannot be written.
+        """
+        with as_storage_error("cannot write to the storage"):
+            self._write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the bytes so far in hexadecimal digits."""
+        return self._hash.hexdigest()
+
+    def sync(self) -> None:
+        """Write the digest into the file's head and make the file durable."""
+        with as_storage_error("cannot sync an instance"):
+            os.pwrite(self._descriptor, self.digest().encode(), self._digest_at)
+            os.fsync(self._descriptor)
+
+    def settle(self, place: PurePosixPath) -> bool:
+        """Put the synced file in its place, see `Store.settle`."""
+        return self._store.settle(self.path, place)
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it was put in its place."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            with contextlib.suppress(OSError):  # renamed already, or the volume is gone
+                self.path.unlink()
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,86 @@
+"""How the archive is: one dictionary for the command line, programs and the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peewee import fn
+
+from angiovault.archive import commitments, refusals
+from angiovault.archive.archive import Archive
+from angiovault.archive.index import Index, IndexUnavailable, SchemaTooNew, WrongArchive
+from angiovault.archive.models import Instance, Patient, Study
+from angiovault.archive.scrubbing import Scrubber
+from angiovault.archive.selection import conflicts
+from angiovault.archive.store import StorageError
+from angiovault.config import IndexURL
+
+
+def summary(
+    storage: Path, index_url: IndexURL, min_free: int, is_running: Callable[[Archive], bool]
+) -> dict[str, Any]:
+    """Return the state of storage, index, queue and journal; makes nothing and changes nothing.
+
+    ``problem`` is '' when all is well, else what is wrong and what to do.
+    """
+    archive = Archive(storage, index_url, min_free)
+    found: dict[str, Any] = {
+        "running": is_running(archive),
+        "storage": "ready",
+        "index": "ready",
+        "free_bytes": None,
+        "total_bytes": None,
+        "journal": 0,
+        "counts": None,
+        "commitment": {},
+        "commitments_waiting": [],
+        "refusals": [],
+        "check": {},
+        "problem": "",
+    }
+    try:
+        archive.store.open(archive.store.read_marker())
+        found["archive_id"] = archive.store.archive_id
+        found["free_bytes"], found["total_bytes"] = archive.store.free_bytes()
+        found["journal"] = len(archive.journal.entries())
+        found["check"] = Scrubber.read_state(archive)
+        if found["free_bytes"] <= 0:
+            found["storage"] = found["problem"] = "full"
+    except (StorageError, OSError) as error:
+        found["storage"] = found["problem"] = str(error)
+        return found
+    try:
+        archive.index.open(archive.store.archive_id)
+        found["counts"] = counts(archive.index)
+        found["commitment"] = commitments.counts(archive.index)
+        found["commitments_waiting"] = commitments.waiting(archive.index)
+        found["refusals"] = refusals.listed(archive.index)
+    except (IndexUnavailable, SchemaTooNew, WrongArchive) as error:
+        found["index"] = found["problem"] = str(error)
+    if found["check"].get("damaged"):
+        found["problem"] = f"{len(found['check']['damaged'])} stored files are damaged: see `angiovault verify`"
+    return found
+
+
+def counts(index: Index) -> dict[str, int]:
+    """Return how many patients, studies, series, instances, bytes and conflicts the archive holds."""
+    with index.session():
+        studies = Study.select(
+            fn.COUNT(Study.id),
+            fn.COALESCE(fn.SUM(Study.series_count), 0),
+            fn.COALESCE(fn.SUM(Study.instance_count), 0),
+            fn.COALESCE(fn.SUM(Study.byte_count), 0),
+        ).where(Study.instance_count > 0)
+        number, series, instances, size = studies.tuples().first()
+        return {
+            "patients": Patient.select().count(),
+            "studies": int(number),
+            "series": int(series),
+            "instances": int(instances),
+            "bytes": int(size),
+            "versions": Instance.select().where(Instance.version > 1).count(),
+            "conflicts": len(conflicts(index)),
+            "studies_with_several_patients": Study.select().where(Study.patients_differ == 1).count(),
+        }

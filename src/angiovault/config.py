@@ -1,0 +1,549 @@
+"""Every setting, once: name, section, type, default, what is allowed, help.
+
+The fields of `Config` are the one table. The INI file, the flags of `angiovault serve`, the reference in
+`docs/settings.md` and the attributes the program reads (`config.port`) all come from them.
+"""
+# ruff: noqa: RUF009 - setting() makes a dataclasses.field()
+
+import argparse
+import dataclasses
+import difflib
+import fcntl
+import io
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from configparser import (
+    ConfigParser,
+    DuplicateOptionError,
+    DuplicateSectionError,
+    MissingSectionHeaderError,
+    ParsingError,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+CONFIG_VARIABLE = "ANGIOVAULT_CONFIG"
+DEFAULT_FILE = "angiovault.ini"
+DEVICE_SECTION = "device "
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used. The message names the place, the value and what is allowed."""
+
+
+class UnknownDevices(StrEnum):
+    """What callers may do that are not configured as devices."""
+
+    REFUSE = "refuse"
+    ECHO = "echo"
+    STORE = "store"
+    ALL = "all"
+
+
+@dataclass(frozen=True, repr=False)
+class IndexURL:
+    """Where the index lies: an SQLite file, or a MariaDB/MySQL database by UNIX socket or by host and port.
+
+    `path` is set for SQLite only; the others for MariaDB only. Its text never shows the password.
+    """
+
+    engine: Literal["sqlite", "mysql"]
+    path: Path | None = None
+    user: str = ""
+    password: str = ""
+    database: str = ""
+    unix_socket: str | None = None
+    host: str | None = None
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, base: Path) -> "IndexURL":
+        """Read a URL; a relative SQLite path starts at `base`. Raises ValueError, never with the value in it."""
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:  # its message would quote the URL and so, perhaps, the password
+            raise ValueError("not a URL; write special characters in its parts as %XX") from None
+        if parts.fragment or (parts.scheme == "sqlite" and parts.query):
+            raise ValueError("write '#' as %23 and '?' as %3F")
+        if parts.scheme == "sqlite":
+            name = unquote(parts.path, errors="strict")[1:]
+            if parts.netloc or not name:
+                raise ValueError("an SQLite URL has three slashes before a relative path, four before an absolute one")
+            return cls("sqlite", path=_path(name, base))
+        if parts.scheme != "mysql":
+            raise ValueError("unknown kind of database")
+        database, options = parts.path[1:], dict(parse_qsl(parts.query, keep_blank_values=True))
+        socket = options.pop("unix_socket", None)
+        if options:
+            raise ValueError("the only option is unix_socket")
+        if not parts.username or not database or "/" in database:
+            raise ValueError("user or database is missing, or a '/' in one of them is not written as %2F")
+        if (socket is None) == (parts.hostname is None) or not (socket is None or socket.startswith("/")):
+            raise ValueError("give either a host or an absolute unix_socket path")
+        return cls(
+            "mysql",
+            user=unquote(parts.username, errors="strict"),
+            password=unquote(parts.password or "", errors="strict"),
+            database=unquote(database, errors="strict"),
+            unix_socket=socket,
+            host=parts.hostname,
+            port=(port or 3306) if parts.hostname else None,
+        )
+
+    def redacted(self) -> str:
+        """Return the URL for people and logs, with `***` in place of the password."""
+        if self.path is not None:
+            return "sqlite:///" + str(self.path).translate({ord(sign): quote(sign) for sign in "%?#"})
+        login = quote(self.user, safe="") + (":***" if self.password else "")
+        host = f"[{self.host}]" if self.host and ":" in self.host else self.host or ""
+        place = f"{host}:{self.port}" if host else ""
+        option = f"?unix_socket={quote(self.unix_socket)}" if self.unix_socket else ""
+        return f"mysql://{login}@{place}/{quote(self.database, safe='')}{option}"
+
+    __str__ = redacted
+
+    def __repr__(self) -> str:
+        return f"IndexURL({self.redacted()!r})"
+
+
+# --- Kinds of values: what is allowed, in words, and how the text is read -------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of setting. `read` takes the text and the folder relative paths start at; it raises ValueError."""
+
+    type: str
+    allowed: str
+    read: Callable[[str, Path], Any]
+    secret: bool = False
+
+
+def read_ae_title(text: str) -> str:
+    """Check an AE title (PS3.5 6.2, VR AE); blanks around it mean nothing. Raises ValueError."""
+    title = text.strip(" ")
+    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
+        raise ValueError
+    return title
+
+
+def integer(low: int, high: int) -> Kind:
+    """Make the kind of a whole number from `low` to `high`."""
+
+    def read(text: str, _base: Path) -> int:
+        # Not int() alone: it also takes signs, underscores and digits of other scripts.
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    return Kind("number", f"a whole number from {low} to {high}", read)
+
+
+def choice(values: Iterable[str], make: Callable[[str], Any] = str) -> Kind:
+    """Make the kind of one word of a list, written in upper or lower case; `make` turns the word into the value."""
+    words = {value.lower(): value for value in values}
+
+    def read(text: str, _base: Path) -> Any:
+        if text.lower() not in words:
+            raise ValueError
+        return make(words[text.lower()])
+
+    return Kind("choice", f"one of: {', '.join(words.values())}", read)
+
+
+def _read_ip(text: str, _base: Path) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError from None  # its message says less than ours
+
+
+def _path(text: str, base: Path) -> Path:
+    try:
+        return base.absolute() / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such home folder") from None
+
+
+def _read_folder(text: str, base: Path) -> Path:
+    if not text:
+        raise ValueError
+    return _path(text, base)
+
+
+def _read_file_or_none(text: str, base: Path) -> Path | None:
+    return _path(text, base) if text else None
+
+
+def _read_index(text: str, base: Path) -> IndexURL | None:
+    return IndexURL.parse(text, base) if text else None
+
+
+def _read_bool(text: str, _base: Path) -> bool:
+    if text.lower() not in ConfigParser.BOOLEAN_STATES:
+        raise ValueError
+    return ConfigParser.BOOLEAN_STATES[text.lower()]
+
+
+AE_TITLE = Kind(
+    "AE title",
+    "1 to 16 ASCII characters, not only blanks, without backslash and control characters",
+    lambda text, _base: read_ae_title(text),
+)
+_IP = Kind("IP address", "an IPv4 or IPv6 address of this machine", _read_ip)
+_YES_NO = Kind("yes or no", "yes or no", _read_bool)
+_FOLDER = Kind("folder", "a folder's path", _read_folder)
+_FILE = Kind("file", "a file's path, or empty", _read_file_or_none)
+_INDEX = Kind(
+    "URL",
+    "sqlite:///relative/file, sqlite:////absolute/file, mysql://user:password@/database?unix_socket=/path, "
+    "mysql://user:password@host:port/database, or empty",
+    _read_index,
+    secret=True,
+)
+
+
+# --- The table ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    `default` is the text as in the file, None if the setting must be given; `flag` is the placeholder of its
+    command-line flag, empty if it has none.
+    """
+
+    attribute: str
+    name: str
+    section: str
+    kind: Kind
+    default: str | None
+    help: str
+    flag: str
+
+    def read(self, text: str, place: str, base: Path) -> Any:
+        """Turn `text` into the typed value; `place` says where it stands, for messages. Raises ConfigError."""
+        if _CONTROL.search(text):
+            raise ConfigError(f"{place}: the value holds a control character or goes on over an indented line")
+        try:
+            return self.kind.read(text.strip(), base)
+        except ValueError as error:
+            shown = "the value (not shown, it may hold a password)" if self.kind.secret else repr(text)
+            reason = f" ({error})" if str(error) else ""
+            raise ConfigError(f"{place}: {shown} is not allowed{reason}; allowed: {self.kind.allowed}") from None
+
+
+def setting(section: str, kind: Kind, default: str | None, help: str, *, flag: str = "", name: str = "") -> Any:
+    """Make a dataclass field that is a setting; its name in the file is the attribute's with hyphens, unless given."""
+    metadata = {"setting": (name, section, kind, default, help, flag)}
+    if default is None:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default_factory=lambda: kind.read(default, Path()), metadata=metadata)
+
+
+def settings_of(table: type) -> tuple[Setting, ...]:
+    """List the settings among a dataclass's fields, in their order."""
+    rows = []
+    for field in dataclasses.fields(table):
+        if "setting" in field.metadata:
+            name, *rest = field.metadata["setting"]
+            rows.append(Setting(field.name, name or field.name.replace("_", "-"), *rest))
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings in force. `Config()` has every default. Raises ConfigError if they do not fit together."""
+
+    ae_title: str = setting("dicom", AE_TITLE, "ANGIOVAULT", "The archive's own AE title.", flag="AET")
+    bind: str = setting(
+        "dicom",
+        _IP,
+        "0.0.0.0",  # noqa: S104 - an archive is there for the other machines; what they may do is set below
+        "Address to listen on. 127.0.0.1 is this machine only, 0.0.0.0 every IPv4 address, :: every IPv6 address.",
+        flag="IP",
+    )
+    port: int = setting("dicom", integer(0, 65535), "11112", "TCP port for DICOM; 0 takes any free port.", flag="N")
+    check_called_ae_title: bool = setting(
+        "dicom",
+        _YES_NO,
+        "no",
+        "Refuse associations that call another AE title than the archive's. Off by default: many devices are set up "
+        "with a wrong title and work elsewhere, and the title is no secret that protects anything.",
+    )
+    unknown_devices: UnknownDevices = setting(
+        "dicom",
+        choice(UnknownDevices, UnknownDevices),
+        "store",
+        "What callers may do that are not configured as devices. refuse: nothing, the association is rejected; "
+        "echo: C-ECHO; store: C-ECHO and C-STORE; all: also query and retrieve, move to configured devices and ask "
+        "for Storage Commitment.",
+        flag="|".join(UnknownDevices),
+    )
+    max_associations: int = setting("dicom", integer(1, 10000), "512", "Associations served at the same time.")
+    max_pdu: int = setting("dicom", integer(4096, 1048576), "131072", "Largest PDU accepted, in bytes.")
+    artim_timeout: int = setting(
+        "dicom", integer(1, 3600), "30", "Seconds a connection may take until its association is requested."
+    )
+    network_timeout: int = setting(
+        "dicom", integer(1, 3600), "60", "Seconds to wait for the rest of a message, for sending, and to connect."
+    )
+    idle_timeout: int = setting(
+        "dicom", integer(1, 86400), "600", "Seconds an association may stay open without a message."
+    )
+    storage: Path = setting(
+        "archive",
+        _FOLDER,
+        "./archive",
+        "Folder that holds the instances. A relative path starts at the configuration file's folder; given as a flag "
+        "or left at its default, at the current folder.",
+        flag="DIR",
+    )
+    index: IndexURL | None = setting(
+        "archive",
+        _INDEX,
+        "",
+        "Database of the index; empty is an SQLite file beside the storage folder, named after it with "
+        ".index.sqlite3 added. Write special characters in user, password and paths as %XX. A password belongs in the "
+        "file: other users of the machine can see flags.",
+        flag="URL",
+    )
+    min_free_space: int = setting(
+        "archive", integer(0, 1000000000), "512", "MiB to keep free; below it storing is refused with status A700."
+    )
+    verify_every_days: int = setting(
+        "archive", integer(0, 3650), "30", "Days in which every stored file is read again and checked; 0 is never."
+    )
+    verify_rate: int = setting("archive", integer(1, 100000), "20", "MB/s at which the scheduled check reads at most.")
+    commitment_delay: int = setting(
+        "commitment",
+        integer(0, 3600),
+        "5",
+        "Seconds to try to send a Storage Commitment result on the association that asked, before a new one is opened.",
+    )
+    commitment_retry_days: int = setting(
+        "commitment", integer(1, 365), "7", "Days to keep trying to deliver a Storage Commitment result."
+    )
+    tls_port: int = setting("tls", integer(0, 65535), "0", "TCP port for DICOM over TLS; 0 is off.")
+    tls_certificate: Path | None = setting(
+        "tls", _FILE, "", "PEM file with the archive's certificate and the chain above it."
+    )
+    tls_key: Path | None = setting("tls", _FILE, "", "PEM file with the certificate's private key, not encrypted.")
+    tls_client_ca: Path | None = setting(
+        "tls", _FILE, "", "PEM file with certificate authorities. If set, callers must show a certificate of theirs."
+    )
+    log_level: str = setting(
+        "log", choice(("debug", "info", "warning", "error")), "info", "Least important message to log.", flag="LEVEL"
+    )
+    log_file: Path | None = setting(
+        "log", _FILE, "", "File to log to; empty is standard error. It may be rotated while the archive runs."
+    )
+
+    def __post_init__(self) -> None:
+        if self.tls_port and not (self.tls_certificate and self.tls_key):
+            raise ConfigError("tls-port is set, so tls-certificate and tls-key must be set too (or tls-port to 0)")
+        if self.tls_port and self.tls_port == self.port:
+            raise ConfigError(f"port and tls-port are both {self.port}; they must differ")
+
+    @property
+    def index_url(self) -> IndexURL:
+        """The index in use: the configured one, or the SQLite file beside the storage."""
+        return self.index or IndexURL("sqlite", path=Path(f"{self.storage}.index.sqlite3"))
+
+
+SETTINGS = settings_of(Config)
+_BY_NAME = {row.name: row for row in SETTINGS}
+
+
+# --- The file -------------------------------------------------------------------------------------------------------
+
+
+def config_path(named: Path | None = None) -> Path:
+    """Return the named file, else `$ANGIOVAULT_CONFIG`, else `angiovault.ini` here. It need not exist."""
+    return named or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+
+
+def load(path: Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
+    """Read the settings: defaults, then the file (see `config_path`), then `overrides` (setting name to text).
+
+    A file named here or in the environment must exist, the default one need not. Raises ConfigError.
+    """
+    file = config_path(path)
+    must_exist = path is not None or bool(os.environ.get(CONFIG_VARIABLE))
+    values = _values(read_file(file), file) if must_exist or file.exists() else {}
+    for name, text in (overrides or {}).items():
+        row = _known(name, f"--{name}")
+        values[row.attribute] = row.read(text, f"--{name}", Path())
+    return Config(**values)
+
+
+def save(path: Path, changes: Mapping[str, str | None]) -> None:
+    """Write changed settings (None: back to the default) into the file, durably; other content but comments is kept.
+
+    The whole file must be valid afterwards, else ConfigError is raised and it stays as it was.
+    """
+    with edit_file(path) as parser:
+        for name, text in changes.items():
+            section = _known(name, f"{path}").section
+            if not parser.has_section(section):
+                parser.add_section(section)
+            if text is None:
+                parser.remove_option(section, name)
+            else:
+                parser.set(section, name, text)
+        Config(**_values(parser, path))
+
+
+def read_file(path: Path) -> ConfigParser:
+    """Parse the INI file without judging its content. Raises ConfigError naming the line, never quoting it."""
+    parser = _new_parser()
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            parser.read_file(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: the configuration file cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: the configuration file is not UTF-8 text") from None
+    except DuplicateSectionError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: section [{error.section}] is there twice") from None
+    except DuplicateOptionError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: {error.option} is there twice in [{error.section}]") from None
+    except MissingSectionHeaderError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: a [section] line must come first") from None
+    except ParsingError as error:
+        raise ConfigError(f"{path}, line {error.errors[0][0]}: expected 'name = value' or '[section]'") from None
+    return parser
+
+
+@contextmanager
+def edit_file(path: Path) -> Iterator[ConfigParser]:
+    """Change the INI file: yields its content, and writes it when the block ends without an exception.
+
+    Writers exclude one another; the new file (mode 0600, the old one's owner) replaces the old one at once and durably.
+    """
+    target = Path(os.path.realpath(path))  # through a symbolic link, or the link itself would be replaced
+    try:
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            parser = read_file(target) if target.exists() else _new_parser()
+            yield parser
+            _replace(target, parser)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise ConfigError(f"{path}: the configuration file cannot be written: {error.strerror}") from error
+
+
+def _new_parser() -> ConfigParser:
+    # No inline comments: a password may hold '#' or ';'. No default section: its values would leak into all others.
+    return ConfigParser(interpolation=None, delimiters=("=",), empty_lines_in_values=False, default_section="")
+
+
+def _replace(target: Path, parser: ConfigParser) -> None:
+    text = io.StringIO()
+    parser.write(text)
+    try:
+        data = text.getvalue().encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{target}: a value holds bytes that are not UTF-8 text") from None
+    temporary = target.with_name(f".{target.name}.new")
+    temporary.unlink(missing_ok=True)  # left behind by a crash: the lock says nobody else is writing it
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            owner = target.stat() if target.exists() else None
+            if owner and owner.st_uid != os.geteuid():  # root edits, the service's user must still be able to read
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _known(name: str, place: str) -> Setting:
+    if name not in _BY_NAME:
+        raise ConfigError(f"{place}: there is no setting {name!r}{suggestion(name, _BY_NAME)}")
+    return _BY_NAME[name]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """End a message about an unknown name: with the nearest known one, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(names)}"
+
+
+def _values(parser: ConfigParser, path: Path) -> dict[str, Any]:
+    sections = dict.fromkeys(row.section for row in SETTINGS)
+    values = {}
+    for section in parser.sections():
+        if section.startswith(DEVICE_SECTION):
+            continue  # read by devices.py
+        if section not in sections:
+            hint = suggestion(section, [*sections, "device NAME"])
+            raise ConfigError(f"{path}: there is no section [{section}]{hint}")
+        for name, text in parser.items(section):
+            place = f"{path}, [{section}] {name}"
+            row = _known(name, f"{path}, [{section}]")
+            if row.section != section:
+                raise ConfigError(f"{place}: this setting belongs in section [{row.section}]")
+            values[row.attribute] = row.read(text, place, path.parent)
+    return values
+
+
+# --- Flags and reference --------------------------------------------------------------------------------------------
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting] = SETTINGS) -> None:
+    """Add the command-line flags of those settings that have one."""
+    for row in settings:
+        if row.flag:
+            default = f" Default: {row.default}." if row.default else ""
+            parser.add_argument(f"--{row.name}", metavar=row.flag, help=f"{row.help}{default}".replace("%", "%%"))
+
+
+def flag_values(args: argparse.Namespace, settings: Iterable[Setting] = SETTINGS) -> dict[str, str]:
+    """Collect what was given on the command line: setting name to text, as `load` takes it."""
+    given = {row.name: getattr(args, row.name.replace("-", "_"), None) for row in settings}
+    return {name: text for name, text in given.items() if text is not None}
+
+
+def reference(settings: Iterable[Setting]) -> str:
+    """Write settings as a Markdown table."""
+    lines = ["| setting | type | default | allowed | meaning |", "|---|---|---|---|---|"]
+    for row in settings:
+        default = "(must be given)" if row.default is None else f"`{row.default}`" if row.default else "(empty)"
+        lines.append(f"| `{row.name}` | {row.kind.type} | {default} | {row.kind.allowed} | {row.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def settings_table() -> str:
+    """Write the reference of all settings in Markdown, one table a section; `docs/settings.md` begins with it."""
+    flags = ", ".join(f"`--{row.name}`" for row in SETTINGS if row.flag)
+    text = f"""# Settings
+
+AngioVault reads one INI file in UTF-8: the one named by `--config`, else by the environment variable
+`{CONFIG_VARIABLE}`, else `{DEFAULT_FILE}` in the current folder if it is there. A line is `name = value` under its
+`[section]`; a line that begins with `#` or `;` is a comment. What is missing has its default, an unknown name is an
+error, and so is a value that goes on over a second, indented line.
+These can also be given as flags of `angiovault serve`, which then win over the file: {flags}.
+"""
+    for section in dict.fromkeys(row.section for row in SETTINGS):
+        text += f"\n## [{section}]\n\n{reference(row for row in SETTINGS if row.section == section)}"
+    return text

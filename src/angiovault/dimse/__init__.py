@@ -1,0 +1,1 @@
+"""How DICOM devices talk to the archive: one module per DIMSE service."""

@@ -1,0 +1,177 @@
+"""One association: who is on the other side, what was agreed, and how to answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import BinaryIO
+
+from angiovault.devices import Device
+from angiovault.dimse import messages
+from angiovault.dimse.messages import Command
+from angiovault.dimse.negotiation import ACCEPTED, Context
+from angiovault.dimse.wire import Message, ProtocolError, Wire, read_message
+
+
+class Association:
+    """An established association, as acceptor or as requestor.
+
+    Parameters
+    ----------
+    wire : Wire
+        The connection.
+    peer : str
+        Address of the peer.
+    calling, called : str
+        AE titles of the requestor and the acceptor.
+    contexts : tuple[Context, ...]
+        The negotiated presentation contexts.
+    device : Device, optional
+        The configured device that the peer is.
+    extended : Mapping[str, bytes]
+        Extended negotiation as it was answered.
+    requested_by_us : bool
+        Whether we are the requestor.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        peer: str,
+        calling: str,
+        called: str,
+        contexts: tuple[Context, ...],
+        device: Device | None = None,
+        extended: Mapping[str, bytes] | None = None,
+        requested_by_us: bool = False,
+    ) -> None:
+        self.wire = wire
+        self.peer = peer
+        self.calling = calling
+        self.called = called
+        self.device = device
+        self.extended = extended or {}
+        self.requested_by_us = requested_by_us
+        self.contexts = {context.context_id: context for context in contexts if context.result == ACCEPTED}
+        self.tally: Counter[str] = Counter()
+        self.idle_since = time.monotonic()
+        self.busy = False
+        self._lock = threading.Lock()
+        self._message_id = 0
+        self._answered = threading.Condition()
+        self._responses: dict[int, int] = {}
+        self._cancelled: set[int] = set()
+
+    def __str__(self) -> str:
+        name = f" ({self.device.name})" if self.device else ""
+        return f"{self.calling}@{self.peer}{name}"
+
+    def context_of(self, message: Message) -> Context:
+        """Return the presentation context of a message.
+
+        Raises
+        ------
+        ProtocolError
+            When it was not accepted.
+        """
+        context = self.contexts.get(message.context_id)
+        if context is None:
+            raise ProtocolError(f"message in presentation context {message.context_id}, which was not accepted", 2)
+        return context
+
+    def find_context(self, abstract_syntax: str, transfer_syntax: str = "") -> Context | None:
+        """Return an accepted context of a class, with a certain transfer syntax if one is named."""
+        for context in self.contexts.values():
+            if context.abstract_syntax == abstract_syntax and transfer_syntax in ("", context.transfer_syntax):
+                return context
+        return None
+
+    def next_message_id(self) -> int:
+        """Return the ID for a request of ours."""
+        with self._lock:
+            self._message_id = self._message_id % 0xFFFF + 1
+            return self._message_id
+
+    def receive(self, timeout: float) -> Message:
+        """Wait for the next message; in between the association counts as idle."""
+        self.idle_since = time.monotonic()
+        message = read_message(self.wire, timeout)
+        self.busy = True
+        self._cancelled.discard(message.command.get(messages.MESSAGE_ID, -1))  # type: ignore[arg-type]
+        return message
+
+    def take_response(self, command: Command) -> None:
+        """Note the response to a request of ours that another thread waits for."""
+        with self._answered:
+            self._responses[command.number(messages.MESSAGE_ID_BEING_RESPONDED_TO, 0)] = command.status
+            self._answered.notify_all()
+
+    def wait_for_response(self, message_id: int, timeout: float) -> int | None:
+        """Wait for the status that answers a request of ours; another thread reads it (`take_response`).
+
+        Returns
+        -------
+        int, optional
+            The status, None when none came in `timeout` seconds.
+        """
+        with self._answered:
+            self._answered.wait_for(lambda: message_id in self._responses, timeout)
+            return self._responses.pop(message_id, None)
+
+    def respond(
+        self,
+        message: Message,
+        status: int,
+        data: bytes | None = None,
+        comment: str = "",
+        **counts: int,
+    ) -> None:
+        """Send a response to a request, see `messages.response`."""
+        elements = messages.response(message.command, status, data_set=data is not None, comment=comment, **counts)
+        self.wire.send_message(message.context_id, messages.encode(elements), data)
+
+    def request(
+        self,
+        context: Context,
+        elements: Mapping[int, int | str | None],
+        data: bytes | BinaryIO | None = None,
+        length: int | None = None,
+    ) -> int:
+        """Send a request and return its Message ID."""
+        message_id = self.next_message_id()
+        command = messages.encode(
+            {
+                **elements,
+                messages.MESSAGE_ID: message_id,
+                messages.COMMAND_DATA_SET_TYPE: messages.NO_DATA_SET if data is None else 0x0001,
+            }
+        )
+        self.wire.send_message(context.context_id, command, data, length)
+        return message_id
+
+    def cancelled(self, message: Message) -> bool:
+        """Return whether a C-CANCEL for the request has come; does not wait (PS3.7 9.3.2.3).
+
+        Raises
+        ------
+        AssociationEnded
+            When the peer ended the association instead.
+        """
+        while self.wire.readable():
+            command = self._next_command()
+            if command.field == messages.C_CANCEL_RQ:
+                self.note_cancel(command)
+            elif not command.field & messages.RESPONSE:
+                raise ProtocolError("a further request while one is being answered", 2)
+        return message.command.message_id in self._cancelled
+
+    def note_cancel(self, command: Command) -> None:
+        """Remember a C-CANCEL request for the operation that it names."""
+        self._cancelled.add(command.number(messages.MESSAGE_ID_BEING_RESPONDED_TO, 0))
+
+    def _next_command(self) -> Command:
+        message = read_message(self.wire, self.wire.network_timeout)
+        message.drain()
+        return message.command

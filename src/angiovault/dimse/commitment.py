@@ -1,0 +1,287 @@
+"""Storage Commitment Push Model as SCP (PS3.4 annex J): the archive takes over the responsibility, truly.
+
+A request is queued durably and answered; a worker reads every instance again, and reports on the association that asked
+if it is still open, else on a new one, for days if need be.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from typing import Final
+
+from pydicom import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+from pydicom.sequence import Sequence
+
+from angiovault.archive import commitments
+from angiovault.archive.archive import Archive
+from angiovault.archive.commitments import DuplicateTransaction, Item, Judgement, Request
+from angiovault.archive.index import IndexUnavailable
+from angiovault.archive.store import StorageError
+from angiovault.config import Config
+from angiovault.devices import DeviceBook
+from angiovault.dimse import messages, sop_classes
+from angiovault.dimse.association import Association
+from angiovault.dimse.negotiation import Context, ProposedContext
+from angiovault.dimse.scu import CannotAssociate, Destination, Limits, associate, response_status
+from angiovault.dimse.wire import AssociationEnded, Message
+
+log = logging.getLogger(__name__)
+
+_REQUEST: Final = 1
+_ALL_COMMITTED: Final = 1
+_FAILURES_EXIST: Final = 2
+_LONGEST_REQUEST: Final = 64 << 20
+_RETRY_WHEN_AWAY: Final = 10.0
+_LOOK_AGAIN: Final = 0.2
+
+
+def answer(association: Association, message: Message, archive: Archive, worker: Worker) -> None:
+    """Answer an N-ACTION request: queue it."""
+    status, comment = _accept(association, message, archive)
+    message.drain()
+    if status != messages.SUCCESS:
+        log.warning("refused a storage commitment request of %s with status %04X: %s", association, status, comment)
+    association.respond(message, status, comment=comment)
+    if status == messages.SUCCESS:
+        association.tally["commitment requests"] += 1
+        worker.wake()
+
+
+def _accept(association: Association, message: Message, archive: Archive) -> tuple[int, str]:
+    if message.command.number(messages.ACTION_TYPE_ID, 0) != _REQUEST:
+        return messages.NO_SUCH_ACTION, "the only action is 1, Request Storage Commitment"
+    context = association.context_of(message)
+    encoded = message.data(_LONGEST_REQUEST)
+    try:
+        transaction_uid, items = read_request(encoded, context.transfer_syntax == sop_classes.IMPLICIT_VR_LE)
+    except Exception as error:  # pydicom raises whatever its parts do on malformed bytes
+        return messages.INVALID_ARGUMENT, f"the request cannot be understood: {error}"
+    try:
+        commitments.accept(
+            archive.ready_index(), transaction_uid, association.calling, association.called, association.peer, items
+        )
+    except DuplicateTransaction as error:
+        return messages.DUPLICATE_TRANSACTION_UID, str(error)
+    except (IndexUnavailable, StorageError) as error:
+        return messages.RESOURCE_LIMITATION, str(error)
+    return messages.SUCCESS, ""
+
+
+def read_request(encoded: bytes, implicit: bool) -> tuple[str, list[Item]]:
+    """Return Transaction UID and instances of a request (PS3.4 table J.3-1).
+
+    Raises
+    ------
+    ValueError
+        When one of them is missing.
+    """
+    dataset = read_dataset(BytesIO(encoded), is_implicit_VR=implicit, is_little_endian=True)
+    transaction_uid = str(dataset.get("TransactionUID") or "")
+    items = [
+        (str(item.get("ReferencedSOPClassUID") or ""), str(item.get("ReferencedSOPInstanceUID") or ""))
+        for item in dataset.get("ReferencedSOPSequence") or ()
+    ]
+    if not 0 < len(transaction_uid) <= 64:
+        raise ValueError("no Transaction UID (0008,1195)")
+    if not items or any(not (0 < len(uid) <= 64) for item in items for uid in item):
+        raise ValueError("no Referenced SOP Sequence (0008,1199), or an item without class or instance UID")
+    return transaction_uid, items
+
+
+def encode_report(request: Request, result: tuple[Judgement, ...], ae_title: str, implicit: bool) -> bytes:
+    """Encode the data set of an N-EVENT-REPORT request (PS3.4 table J.3-2)."""
+    dataset = Dataset()
+    dataset.TransactionUID = request.transaction_uid
+    good, failed = [], []
+    for sop_class, uid, reason in result:
+        item = Dataset()
+        item.ReferencedSOPClassUID = sop_class
+        item.ReferencedSOPInstanceUID = uid
+        if reason:
+            item.FailureReason = reason
+            failed.append(item)
+        else:
+            good.append(item)
+    if good:
+        dataset.RetrieveAETitle = ae_title
+        dataset.ReferencedSOPSequence = Sequence(good)
+    if failed:
+        dataset.FailedSOPSequence = Sequence(failed)
+    out = DicomBytesIO()
+    out.is_little_endian, out.is_implicit_VR = True, implicit
+    write_dataset(out, dataset)
+    return bytes(out.getvalue())
+
+
+class Worker:
+    """Makes and delivers the results, in a thread of its own.
+
+    Parameters
+    ----------
+    archive, devices, config
+        The archive, the configured devices, the settings in force.
+    open_associations : Callable
+        Returns the associations that are open now.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        devices: DeviceBook,
+        config: Config,
+        open_associations: Callable[[], list[Association]],
+    ) -> None:
+        self._archive = archive
+        self._devices = devices
+        self._config = config
+        self._open_associations = open_associations
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="storage commitment", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work, with what an earlier run left in the queue first."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell that there is a new request."""
+        self._wake.set()
+
+    def stop(self, timeout: float) -> None:
+        """Stop; what is not delivered stays in the queue."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            pause: float | None = _RETRY_WHEN_AWAY
+            try:
+                index = self._archive.ready_index()
+                for request in commitments.due(index):
+                    if self._stopping:
+                        return
+                    self._work_on(request)
+                pause = commitments.seconds_to_next(index)
+            except (IndexUnavailable, StorageError) as error:
+                log.debug("storage commitment waits: %s", error)
+            except Exception:
+                log.exception("storage commitment failed, next try in %d s", _RETRY_WHEN_AWAY)
+            self._wake.wait(pause)
+
+    def _work_on(self, request: Request) -> None:
+        index = self._archive.ready_index()
+        # A result that could not be delivered for a while may no longer be true: it is made anew for each attempt.
+        result = self._judge(request)
+        commitments.keep_result(index, request, result)
+        problem = self._deliver(request, result)
+        failures = sum(1 for *_, reason in result if reason)
+        who = f"{request.calling}@{request.address}"
+        if not problem:
+            commitments.delivered(index, request)
+            log.info(
+                "storage commitment %s reported to %s: %d instances safe, %d not",
+                request.transaction_uid, who, len(result) - failures, failures,
+            )  # fmt: skip
+        elif self._destination(request) is None:
+            commitments.give_up(index, request, problem)
+            log.warning("storage commitment %s of %s given up: %s", request.transaction_uid, who, problem)
+        elif commitments.postpone(index, request, problem, self._config.commitment_retry_days):
+            log.warning("storage commitment %s of %s waits: %s", request.transaction_uid, who, problem)
+        else:
+            log.error("storage commitment %s of %s given up: %s", request.transaction_uid, who, problem)
+
+    def _judge(self, request: Request) -> tuple[Judgement, ...]:
+        judged = commitments.judge(self._archive, request)
+        return tuple(
+            (sop_class, uid, messages.SOP_CLASS_NOT_SUPPORTED if not sop_classes.is_storage(sop_class) else reason)
+            for sop_class, uid, reason in judged
+        )
+
+    def _destination(self, request: Request) -> Destination | None:
+        device = self._devices.find_caller(request.calling, request.address)
+        try:
+            return Destination.of(device) if device else None
+        except CannotAssociate:
+            return None
+
+    def _deliver(self, request: Request, result: tuple[Judgement, ...]) -> str:
+        """Report on the open association, else on a new one; return what went wrong, '' when it was taken."""
+        if self._report_on_open_association(request, result):
+            return ""
+        destination = self._destination(request)
+        if destination is None:
+            return "the requestor is not a configured device with a port, and its association is closed"
+        return self._report_on_new_association(destination, request, result)
+
+    def _report_on_open_association(self, request: Request, result: tuple[Judgement, ...]) -> bool:
+        deadline = time.monotonic() + self._config.commitment_delay
+        while time.monotonic() < deadline and not self._stopping:
+            association = next(
+                (
+                    item
+                    for item in self._open_associations()
+                    if (item.calling, item.peer) == (request.calling, request.address)
+                    and item.find_context(sop_classes.STORAGE_COMMITMENT_PUSH)
+                ),
+                None,
+            )
+            if association is None:
+                return False
+            if association.busy:
+                time.sleep(_LOOK_AGAIN)
+                continue
+            context = association.find_context(sop_classes.STORAGE_COMMITMENT_PUSH)
+            assert context is not None
+            try:
+                message_id = _send_report(association, context, request, result)
+            except AssociationEnded:
+                return False
+            while time.monotonic() < deadline and not self._stopping:
+                status = association.wait_for_response(message_id, _LOOK_AGAIN)
+                if status is not None:
+                    return status == messages.SUCCESS
+                if association not in self._open_associations():
+                    return False
+        return False
+
+    def _report_on_new_association(
+        self, destination: Destination, request: Request, result: tuple[Judgement, ...]
+    ) -> str:
+        uid = sop_classes.STORAGE_COMMITMENT_PUSH
+        proposed = ProposedContext(1, uid, (sop_classes.EXPLICIT_VR_LE, sop_classes.IMPLICIT_VR_LE))
+        # The AE titles of the request, exchanged (PS3.4 J.3.3).
+        limits = Limits(request.called or self._config.ae_title, self._config.max_pdu, self._config.network_timeout)
+        try:
+            with associate(destination, [proposed], limits, scp_roles=[uid]) as association:
+                context = association.find_context(uid)
+                if context is None:
+                    return f"{destination} accepts the association but not the storage commitment class"
+                message_id = _send_report(association, context, request, result)
+                status = response_status(association, message_id, self._config.network_timeout)
+        except (CannotAssociate, AssociationEnded) as error:
+            return str(error)
+        return "" if status == messages.SUCCESS else f"{destination} answers the report with status {status:04X}"
+
+
+def _send_report(
+    association: Association, context: Context, request: Request, result: tuple[Judgement, ...]
+) -> int:
+    failures = any(reason for *_, reason in result)
+    elements: dict[int, int | str | None] = {
+        messages.COMMAND_FIELD: messages.N_EVENT_REPORT_RQ,
+        messages.AFFECTED_SOP_CLASS_UID: sop_classes.STORAGE_COMMITMENT_PUSH,
+        messages.AFFECTED_SOP_INSTANCE_UID: sop_classes.STORAGE_COMMITMENT_PUSH_INSTANCE,
+        messages.EVENT_TYPE_ID: _FAILURES_EXIST if failures else _ALL_COMMITTED,
+    }
+    implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
+    data = encode_report(request, result, request.called, implicit)
+    return association.request(context, elements, data)

@@ -1,0 +1,437 @@
+"""The upper layer on an established connection (PS3.8 9.3): PDUs in, PDUs out, data sets streamed.
+
+One thread serves one association with blocking reads: bytes go from the socket into one buffer, and the PDV fragments
+are handed on as views of that buffer, so that an instance of any size passes through in constant memory and nothing
+polls. Negotiation (A-ASSOCIATE) is encoded and decoded by pynetdicom, see `negotiation`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+from angiovault.dimse import messages
+from angiovault.dimse.messages import Command, CommandError
+
+A_ASSOCIATE_RQ: Final = 0x01
+A_ASSOCIATE_AC: Final = 0x02
+A_ASSOCIATE_RJ: Final = 0x03
+P_DATA_TF: Final = 0x04
+A_RELEASE_RQ: Final = 0x05
+A_RELEASE_RP: Final = 0x06
+A_ABORT: Final = 0x07
+
+LONGEST_ASSOCIATE: Final = 1 << 20
+"""Most bytes of an A-ASSOCIATE PDU: 128 contexts with 40 syntaxes each take 380 kB."""
+LONGEST_COMMAND: Final = 1 << 16
+"""Most bytes of a command set; the longest legal one has a few hundred."""
+SMALLEST_PEER_PDU: Final = 16
+"""A maximum length below this leaves no room for a PDV with its header."""
+PDU_OVERRUN: Final = 64
+"""Bytes a P-DATA-TF may be longer than announced: some peers leave the headers out of the count."""
+_BUFFER: Final = 1 << 18
+_SEND_BUFFER: Final = 1 << 18
+_ABORT_PROVIDER: Final = 2
+
+_PDU_HEADER: Final = struct.Struct(">BxL")
+_PDV_HEADER: Final = struct.Struct(">LBB")
+_PDATA_HEADER: Final = struct.Struct(">BxLLBB")
+
+
+class AssociationEnded(Exception):
+    """The association is over; the text says how."""
+
+
+class Released(AssociationEnded):
+    """The peer asked for release and got it."""
+
+
+class Aborted(AssociationEnded):
+    """The peer aborted."""
+
+
+class ConnectionLost(AssociationEnded):
+    """The connection broke or was closed without a word."""
+
+
+class TimedOut(AssociationEnded):
+    """The peer was silent or too slow for too long."""
+
+
+class ProtocolError(AssociationEnded):
+    """The peer broke the protocol; `reason` is that of the A-ABORT to send (PS3.8 9.3.8)."""
+
+    def __init__(self, text: str, reason: int = 6) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Wire:
+    """A connection that carries PDUs.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        Connected socket, TLS or not.
+    max_pdu : int
+        Longest P-DATA-TF (variable field, in bytes) that we announced.
+    network_timeout : float
+        Seconds within which one PDU has to arrive or be taken whole.
+    """
+
+    def __init__(self, connection: socket.socket, max_pdu: int, network_timeout: float) -> None:
+        self.connection = connection
+        self.max_pdu = max_pdu
+        self.peer_max_pdu = 16384
+        self.network_timeout = network_timeout
+        self._buffer = bytearray(max(_BUFFER, max_pdu + 4096))
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        self._deadline = 0.0
+        self._pdu_left = 0  # bytes of the current P-DATA-TF not yet read
+        self._send_lock = threading.Lock()
+        self._send_buffer = bytearray()
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    # ---- receiving
+
+    def _fill(self) -> None:
+        """Read what the connection has, at least one byte, before the deadline."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == len(self._buffer):
+            rest = bytes(self._view[self._start : self._end])
+            self._view[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        left = self._deadline - time.monotonic()
+        try:
+            if left <= 0:
+                raise TimeoutError
+            self.connection.settimeout(left)
+            got = self.connection.recv_into(self._view[self._end :])
+        except TimeoutError:
+            raise TimedOut("nothing came in time") from None
+        except (OSError, ValueError) as error:  # ValueError: closed by another thread
+            raise ConnectionLost(f"connection lost: {error}") from error
+        if not got:
+            raise ConnectionLost("connection closed by the peer")
+        self._end += got
+
+    def _take(self, count: int) -> memoryview:
+        """Return the next `count` bytes (few), valid until the next read."""
+        while self._end - self._start < count:
+            self._fill()
+        view = self._view[self._start : self._start + count]
+        self._start += count
+        return view
+
+    def wait(self, timeout: float) -> None:
+        """Wait until a PDU begins.
+
+        Raises
+        ------
+        TimedOut
+            When nothing came within `timeout` seconds.
+        """
+        if self._start == self._end and not self._pdu_left:
+            self._deadline = time.monotonic() + timeout
+            self._fill()
+
+    def readable(self) -> bool:
+        """Whether something has come from the peer; does not wait."""
+        if self._end > self._start:
+            return True
+        if isinstance(self.connection, ssl.SSLSocket) and self.connection.pending():
+            return True
+        poller = select.poll()
+        poller.register(self.connection, select.POLLIN)
+        return bool(poller.poll(0))
+
+    def read_pdu(self, longest: int = LONGEST_ASSOCIATE) -> tuple[int, bytes]:
+        """Read one whole PDU that is not data: type and encoded bytes, header included.
+
+        Raises
+        ------
+        ProtocolError
+            When it is longer than `longest`, or not a DICOM PDU.
+        """
+        self._deadline = time.monotonic() + self.network_timeout
+        header = bytes(self._take(6))
+        kind, length = _PDU_HEADER.unpack(header)
+        if not A_ASSOCIATE_RQ <= kind <= A_ABORT:
+            raise ProtocolError(f"not a DICOM PDU: begins with {header!r}", 1)
+        if length > longest:
+            raise ProtocolError(f"PDU of type {kind} is {length} bytes long, at most {longest} are taken")
+        body = bytearray()
+        while len(body) < length:
+            if self._start == self._end:
+                self._fill()
+            stop = min(self._end, self._start + length - len(body))
+            body += self._view[self._start : stop]
+            self._start = stop
+        return kind, header + bytes(body)
+
+    def _next_pdata(self) -> None:
+        """Step into the next P-DATA-TF; every other PDU ends the association."""
+        self._deadline = time.monotonic() + self.network_timeout
+        kind, length = _PDU_HEADER.unpack(self._take(6))
+        if kind == P_DATA_TF:
+            if length < 6:
+                raise ProtocolError(f"P-DATA-TF of {length} bytes holds no PDV")
+            if length > self.max_pdu + PDU_OVERRUN:
+                raise ProtocolError(f"P-DATA-TF of {length} bytes, {self.max_pdu} were agreed")
+            self._pdu_left = length
+        elif kind in (A_RELEASE_RQ, A_RELEASE_RP, A_ABORT):
+            if length != 4:
+                raise ProtocolError(f"PDU of type {kind} has length {length} instead of 4")
+            body = bytes(self._take(4))
+            if kind == A_ABORT:
+                raise Aborted(f"aborted by the peer (source {body[2]}, reason {body[3]})")
+            if kind == A_RELEASE_RP:
+                raise ProtocolError("A-RELEASE-RP that nobody asked for", 2)
+            self.send(_PDU_HEADER.pack(A_RELEASE_RP, 4) + bytes(4))
+            raise Released("released")
+        elif kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ):
+            raise ProtocolError(f"PDU of type {kind} within an association", 2)
+        else:
+            raise ProtocolError(f"PDU of unknown type {kind}", 1)
+
+    def fragments(self, command: bool, context_id: int | None = None) -> Iterator[tuple[int, memoryview]]:
+        """Yield the fragments of one command set or one data set as they arrive.
+
+        Parameters
+        ----------
+        command : bool
+            Whether a command set is expected, or a data set.
+        context_id : int, optional
+            Presentation Context ID that every PDV must have; by default that of the first.
+
+        Yields
+        ------
+        tuple[int, memoryview]
+            Presentation Context ID and bytes, valid until the next fragment is asked for.
+
+        Raises
+        ------
+        AssociationEnded
+            When anything else comes, in the words of what came.
+        """
+        last = False
+        while not last:
+            if self._pdu_left == 0:
+                self._next_pdata()
+            if self._pdu_left < 6:
+                raise ProtocolError(f"P-DATA-TF ends with {self._pdu_left} bytes that are no PDV")
+            length, context, flags = _PDV_HEADER.unpack(self._take(6))
+            length -= 2
+            self._pdu_left -= 6
+            if not 0 <= length <= self._pdu_left:
+                raise ProtocolError(f"PDV of {length + 2} bytes does not fit its P-DATA-TF")
+            if bool(flags & 1) != command:
+                raise ProtocolError(
+                    "data set where a command is due" if command else "command where a data set is due", 2
+                )
+            if context_id is None:
+                context_id = context
+            elif context != context_id:
+                raise ProtocolError(f"PDV of presentation context {context} within a message of {context_id}", 2)
+            last = bool(flags & 2)
+            while length:
+                if self._start == self._end:
+                    self._fill()
+                stop = min(self._end, self._start + length)
+                view = self._view[self._start : stop]
+                self._start = stop
+                length -= len(view)
+                self._pdu_left -= len(view)
+                yield context, view
+
+    # ---- sending
+
+    def send(self, encoded: bytes | bytearray | memoryview) -> None:
+        """Send bytes whole.
+
+        Raises
+        ------
+        AssociationEnded
+            When the connection is gone or the peer takes nothing for the network time-out.
+        """
+        try:
+            self.connection.settimeout(self.network_timeout)
+            self.connection.sendall(encoded)
+        except TimeoutError:
+            raise TimedOut("the peer took nothing in time") from None
+        except (OSError, ValueError) as error:
+            raise ConnectionLost(f"connection lost: {error}") from error
+
+    def send_message(
+        self, context_id: int, command: bytes, data: bytes | BinaryIO | None = None, length: int | None = None
+    ) -> None:
+        """Send a command set and, if there is one, its data set.
+
+        Parameters
+        ----------
+        context_id : int
+            Presentation Context ID.
+        command : bytes
+            Encoded command set.
+        data : bytes or binary file, optional
+            Encoded data set; a file is read from its position on.
+        length : int, optional
+            Bytes of the data set to read from a file.
+
+        Raises
+        ------
+        AssociationEnded
+            When the connection is gone.
+        OSError
+            When the file cannot be read or ends early; the association must be aborted then.
+        """
+        with self._send_lock:
+            out = self._send_buffer
+            out.clear()
+            self._pack(out, context_id, 1, command)
+            if isinstance(data, bytes):
+                self._pack(out, context_id, 0, data)
+            elif data is not None and length is not None:
+                self._send_file(out, context_id, data, length)
+                return
+            self.send(out)
+
+    def _fragment_size(self) -> int:
+        # 0 means "no limit" (PS3.8 D.1.1); even fragments, as data sets are even.
+        limit = self.peer_max_pdu or _SEND_BUFFER
+        return (min(limit, _SEND_BUFFER) - 6) & ~1
+
+    def _pack(self, out: bytearray, context_id: int, command: int, encoded: bytes) -> None:
+        size = self._fragment_size()
+        for start in range(0, len(encoded) or 1, size):
+            part = encoded[start : start + size]
+            flags = command | (2 if start + size >= len(encoded) else 0)
+            out += _PDATA_HEADER.pack(P_DATA_TF, len(part) + 6, len(part) + 2, context_id, flags)
+            out += part
+
+    def _send_file(self, out: bytearray, context_id: int, data: BinaryIO, length: int) -> None:
+        size = self._fragment_size()
+        left = length
+        while True:
+            part = data.read(min(size, left))
+            left -= len(part)
+            if left and not part:
+                raise OSError(f"the stored file ends {left} bytes early")
+            flags = 0 if left else 2
+            out += _PDATA_HEADER.pack(P_DATA_TF, len(part) + 6, len(part) + 2, context_id, flags)
+            out += part
+            if not left or len(out) >= _SEND_BUFFER:
+                self.send(out)
+                out.clear()
+            if not left:
+                return
+
+    # ---- ending
+
+    def abort(self, reason: int = 0, source: int = _ABORT_PROVIDER) -> None:
+        """Send an A-ABORT if that is still possible, and close."""
+        with contextlib.suppress(AssociationEnded):  # it is over in any case
+            self.connection.settimeout(1)
+            self.send(_PDU_HEADER.pack(A_ABORT, 4) + bytes([0, 0, source, reason]))
+        self.close()
+
+    def request_release(self, timeout: float) -> None:
+        """Ask for release, wait for the answer, and close.
+
+        Raises
+        ------
+        AssociationEnded
+            When the peer does not answer properly.
+        """
+        self.send(_PDU_HEADER.pack(A_RELEASE_RQ, 4) + bytes(4))
+        try:
+            kind = 0
+            while kind not in (A_RELEASE_RP, A_ABORT):  # a late response of the peer may come first
+                self.wait(timeout)
+                kind, _ = self.read_pdu()
+                if kind == A_RELEASE_RQ:  # release collision (PS3.8 9.2.3, AR-8)
+                    self.send(_PDU_HEADER.pack(A_RELEASE_RP, 4) + bytes(4))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection; a thread that waits in it wakes up."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self.connection.close()
+
+
+class Message:
+    """A DIMSE message whose data set is still on the wire.
+
+    Attributes
+    ----------
+    context_id : int
+        Presentation Context ID.
+    command : Command
+        The command set.
+    """
+
+    def __init__(self, wire: Wire, context_id: int, command: Command) -> None:
+        self.context_id = context_id
+        self.command = command
+        self._fragments = wire.fragments(False, context_id) if command.has_data_set else iter(())
+
+    def fragments(self) -> Iterator[memoryview]:
+        """Yield the data set's bytes as they arrive; each view is valid until the next is asked for."""
+        return (view for _, view in self._fragments)
+
+    def data(self, longest: int) -> bytes:
+        """Read a small data set whole.
+
+        Raises
+        ------
+        ProtocolError
+            When it is longer than `longest` bytes.
+        """
+        body = bytearray()
+        for view in self.fragments():
+            body += view
+            if len(body) > longest:
+                raise ProtocolError(f"data set of more than {longest} bytes in a message that needs few")
+        return bytes(body)
+
+    def drain(self) -> None:
+        """Read what is left of the data set and forget it, so that the next message can be read."""
+        for _ in self._fragments:
+            pass
+
+
+def read_message(wire: Wire, timeout: float) -> Message:
+    """Wait for the next message and read its command set.
+
+    Raises
+    ------
+    AssociationEnded
+        When something else comes: release, abort, garbage, silence for `timeout` seconds.
+    """
+    wire.wait(timeout)
+    encoded = bytearray()
+    context_id = 0
+    for context, view in wire.fragments(True):
+        context_id = context
+        encoded += view
+        if len(encoded) > LONGEST_COMMAND:
+            raise ProtocolError("command set without end")
+    try:
+        command = messages.decode(bytes(encoded))
+        _ = command.field
+    except CommandError as error:
+        raise ProtocolError(str(error)) from error
+    return Message(wire, context_id, command)

@@ -1,0 +1,278 @@
+"""The running archive: puts the parts together, starts them, keeps them going, and stops them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from angiovault.archive import refusals
+from angiovault.archive.archive import Archive
+from angiovault.archive.conversion import Converter
+from angiovault.archive.index import IndexUnavailable
+from angiovault.archive.reindexing import reindex
+from angiovault.archive.scrubbing import Scrubber
+from angiovault.archive.store import NotMounted, StorageError
+from angiovault.config import Config
+from angiovault.devices import DeviceBook
+from angiovault.dimse import commitment, messages, query, retrieve, storage, verification
+from angiovault.dimse.association import Association
+from angiovault.dimse.scu import Limits
+from angiovault.dimse.server import Handler, Server
+from angiovault.dimse.wire import Message
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 2.0
+
+
+class StartError(Exception):
+    """The service cannot start; the text says why and what to do."""
+
+
+@contextlib.contextmanager
+def only_one(archive: Archive) -> Iterator[None]:
+    """Hold the storage for this process: a second service on it is refused.
+
+    Raises
+    ------
+    StartError
+        When another process holds it.
+    """
+    path = archive.store.private / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "?"
+            raise StartError(
+                f"another `angiovault serve` (process {holder}) is using the storage {archive.store.root}: "
+                "stop it first, or give this one a storage of its own"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_running(archive: Archive) -> bool:
+    """Return whether a service holds the storage."""
+    try:
+        descriptor = os.open(archive.store.private / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def open_archive(config: Config, create: bool = False) -> Archive:
+    """Return the archive of the settings, opened if its storage is there.
+
+    Raises
+    ------
+    NotMounted, StorageError
+        When the storage is not there.
+    """
+    archive = Archive(config.storage, config.index_url, config.min_free_space << 20)
+    archive.open(create)
+    return archive
+
+
+def serve(config: Config, config_file: Path | None) -> None:
+    """Run the archive until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    StartError, SchemaTooNew, WrongArchive
+        When it cannot start.
+    """
+    archive = Archive(config.storage, config.index_url, config.min_free_space << 20)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with contextlib.ExitStack() as stack:
+        held = _Held(archive, stack)
+        rebuild = held.try_to_hold()
+        service = Service(config, archive, DeviceBook(config_file))
+        port = service.start()
+        print(f"ready: {config.ae_title}@{config.bind}:{port}", flush=True)
+        print(_how_to(config, port), flush=True)
+        if rebuild:
+            service.rebuild()
+        while not stop.wait(_LOOK_SECONDS):
+            if not held.is_held and held.try_to_hold():
+                service.rebuild()
+            service.look_after()
+        log.info("stopping")
+        service.stop()
+    log.info("stopped")
+
+
+class _Held:
+    """The storage, taken for this process as soon as it is there."""
+
+    def __init__(self, archive: Archive, stack: contextlib.ExitStack) -> None:
+        self._archive = archive
+        self._stack = stack
+        self._said = ""
+        self.is_held = False
+
+    def try_to_hold(self) -> bool:
+        """Open and lock the storage; return whether its index has to be rebuilt.
+
+        A storage that is not there is no reason not to run: the service answers A700 until it comes.
+        """
+        try:
+            rebuild = self._archive.open()
+            self._stack.enter_context(only_one(self._archive))
+            self._archive.store.remove_unfinished()
+        except StorageError as error:
+            if str(error) != self._said:
+                log.error("%s", error)
+            self._said = str(error)
+            return False
+        self.is_held = True
+        return rebuild
+
+
+def _how_to(config: Config, port: int) -> str:
+    host = "127.0.0.1" if config.bind in ("0.0.0.0", "::") else config.bind  # noqa: S104
+    peer = f"-aec {config.ae_title} {host} {port}"
+    return (
+        f"send a study:   storescu +sd +r {peer} FOLDER\n"
+        f"find it:        findscu -S -k QueryRetrieveLevel=STUDY -k PatientName='*' -k StudyInstanceUID {peer}\n"
+        f"get it back:    getscu -S -k QueryRetrieveLevel=STUDY -k StudyInstanceUID=UID +B -od OUT {peer}"
+    )
+
+
+class Service:
+    """The parts of a running archive."""
+
+    def __init__(self, config: Config, archive: Archive, devices: DeviceBook) -> None:
+        self._config = config
+        self._archive = archive
+        self._devices = devices
+        self._converter = Converter(archive.store.private / "converted")
+        limits = Limits(config.ae_title, config.max_pdu, config.network_timeout)
+        services = retrieve.Services(archive, devices, self._converter, limits)
+        self._server = Server(config, devices, self._handlers(services), self._on_refusal)
+        self._commitment = commitment.Worker(archive, devices, config, self._server.associations)
+        self._scrubber = Scrubber(archive, config.verify_every_days, config.verify_rate)
+        self._refusals = refusals.Book(archive)
+        self._rebuilding: threading.Thread | None = None
+
+    def _handlers(self, services: retrieve.Services) -> dict[int, Handler]:
+        archive, ae_title = self._archive, self._config.ae_title
+
+        def on_find(association: Association, message: Message) -> None:
+            query.answer(association, message, archive, ae_title)
+
+        def on_commitment(association: Association, message: Message) -> None:
+            commitment.answer(association, message, archive, self._commitment)
+
+        return {
+            messages.C_ECHO_RQ: verification.answer,
+            messages.C_STORE_RQ: lambda association, message: storage.answer(association, message, archive),
+            messages.C_FIND_RQ: on_find,
+            messages.C_GET_RQ: lambda association, message: retrieve.answer_get(association, message, services),
+            messages.C_MOVE_RQ: lambda association, message: retrieve.answer_move(association, message, services),
+            messages.N_ACTION_RQ: on_commitment,
+        }
+
+    def _on_refusal(self, address: str, calling: str, called: str, reason: str) -> None:
+        self._refusals.note(address, calling, called, reason)
+
+    def start(self) -> int:
+        """Listen, and return the port.
+
+        Raises
+        ------
+        StartError
+            When a port cannot be had, or a certificate cannot be used.
+        """
+        config = self._config
+        tls = tls_context(config) if config.tls_port else None
+        port = self._listen(config.port, None)
+        if tls is not None:
+            log.info("TLS on port %d", self._listen(config.tls_port, tls))
+        self._commitment.start()
+        self._scrubber.start()
+        log.info("%s listens on %s:%d, storage %s", config.ae_title, config.bind, port, config.storage)
+        return port
+
+    def _listen(self, port: int, tls: ssl.SSLContext | None) -> int:
+        bind = self._config.bind
+        try:
+            return self._server.listen(bind, port, tls)
+        except PermissionError as error:
+            raise StartError(f"port {port} may only be used by root: choose one above 1023, for example 11112") from error
+        except OSError as error:
+            raise StartError(f"cannot listen on {bind} port {port}: {error.strerror}; is another program using it?") from error
+
+    def rebuild(self) -> None:
+        """Make the index anew from the files, beside the running service."""
+        log.warning("the index is new and the storage is not: the index is rebuilt from the files")
+        self._rebuilding = threading.Thread(target=self._rebuild, name="reindex", daemon=True)
+        self._rebuilding.start()
+
+    def _rebuild(self) -> None:
+        try:
+            count = sum(1 for _ in reindex(self._archive))
+            log.info("the index was rebuilt from %d files", count)
+        except (IndexUnavailable, StorageError) as error:
+            log.error("the index could not be rebuilt, use `angiovault reindex`: %s", error)
+
+    def look_after(self) -> None:
+        """Let the index catch up with what came while it was away."""
+        with contextlib.suppress(IndexUnavailable, NotMounted, StorageError):  # said when it happened
+            if self._archive.behind:
+                self._archive.catch_up()
+
+    def stop(self) -> None:
+        """Finish what is running, at most ten seconds, and close everything."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        if not self._server.stop(_STOP_SECONDS - 1):
+            log.warning("some associations were cut off")
+        self._commitment.stop(max(0.1, deadline - time.monotonic()))
+        self._scrubber.stop()
+        self._refusals.flush()
+        self._converter.close()
+        self._archive.close()
+
+
+def tls_context(config: Config) -> ssl.SSLContext:
+    """Return the TLS settings of BCP 195 (PS3.15 B.9, B.10): version 1.2 or later, forward secrecy, AEAD ciphers.
+
+    Raises
+    ------
+    StartError
+        When certificate or key cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM")
+    assert config.tls_certificate is not None
+    try:
+        context.load_cert_chain(config.tls_certificate, config.tls_key, password=lambda: "")
+        if config.tls_client_ca:
+            context.load_verify_locations(config.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"TLS certificate, key or client CA cannot be used: {error}") from error
+    return context
