@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="angiovault",
         description="A DICOM archive (PACS) for the angiography suite.",
-        epilog="Exit codes: 0 done; 1 it did not work, the message says why; 2 wrong usage; 3 partly done, see the output.",
+        epilog="Exit codes: 0 done; 1 it did not work, and the message says why; 2 wrong usage; 3 partly done.",
     )
     top.add_argument("--version", action="version", version=f"AngioVault {__version__}")
     actions = top.add_subparsers(metavar="COMMAND", required=True)
@@ -69,11 +69,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--zip", action="store_true", help="as one ZIP file")
 
     conflicts = _command(
-        actions, "conflicts", commands.conflicts, "list instances that came with different contents, choose the current one"
+        actions, "conflicts", commands.conflicts, "list instances that came with several contents, choose one"
     )
     conflicts.add_argument("--choose", metavar="UID=CONTENT", help="make this version of an instance the current one")
 
-    device = actions.add_parser("device", help="list, add and remove devices", description="The configured DICOM devices.")
+    device = actions.add_parser("device", help="list, add and remove devices", description="The configured devices.")
     device_actions = device.add_subparsers(metavar="ACTION", required=True)
     _command(device_actions, "list", commands.device_list, "list the devices, and who was refused lately")
     adding = _command(device_actions, "add", commands.device_add, "add a device")
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     removing.add_argument("name", metavar="NAME")
 
     demo = _command(actions, "demo", commands.demo, "make phantom studies and send them to the running archive")
-    demo.add_argument("--to", metavar="AET@HOST:PORT", help="where to send them; by default the archive of the settings")
+    demo.add_argument("--to", metavar="AET@HOST:PORT", help="where to send them; default: the archive of the settings")
     demo.add_argument("--seed", type=int, default=1, metavar="N", help="another number makes other studies")
     return top
 

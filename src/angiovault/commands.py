@@ -13,7 +13,8 @@ from angiovault.archive import choices, refusals, reindexing, verifying
 from angiovault.archive.archive import Archive
 from angiovault.archive.conversion import Converter
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.selection import Selection, StoredInstance, conflicts as conflicting, instances, versions
+from angiovault.archive.selection import Selection, StoredInstance, instances, versions
+from angiovault.archive.selection import conflicts as conflicting
 from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
 from angiovault.config import Config, config_path, flag_values, read_ae_title

@@ -658,3 +658,19 @@ def test_mutations_raise_nothing_but_header_errors(syntax: str) -> None:
                 result.integer(tag)
                 result.text(tag)
     assert min(outcomes.values()) > 100
+
+
+def test_values_that_nobody_needs_can_be_stepped_over_without_being_read() -> None:
+    scanner = DatasetScanner(EXPLICIT)
+    scanner.feed(head() + element(PIXEL_DATA, "OW", bytes(1000))[:20])
+    assert scanner.skippable == 992
+    scanner.skip(900)
+    assert scanner.skippable == 92
+    scanner.skip(92)
+    assert scanner.finish().complete
+
+
+def test_what_is_captured_is_not_stepped_over() -> None:
+    scanner = DatasetScanner(EXPLICIT)
+    scanner.feed(element(PATIENT_NAME, "PN", b"A^B ")[:9])
+    assert scanner.skippable == 0

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 __all__ = ["CONFLICT", "DUPLICATE", "STORED", "Archive", "DatasetMismatch", "Receipt", "Reception"]
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 16
 
 
 class DatasetMismatch(ValueError):
@@ -360,6 +360,10 @@ def scan(file: BinaryIO, transfer_syntax: str) -> Header:
         When the head cannot be read.
     """
     scanner = DatasetScanner(transfer_syntax)
+    end = os.fstat(file.fileno()).st_size
     while data := file.read(_CHUNK):
         scanner.feed(data)
+        step = min(scanner.skippable, end - file.tell())
+        file.seek(step, os.SEEK_CUR)
+        scanner.skip(step)
     return scanner.finish()

@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from angiovault.archive import reencoding
+from angiovault.archive import filemeta, reencoding
 from angiovault.archive.conversion import (
     DEFLATED,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -27,7 +27,7 @@ from angiovault.archive.conversion import (
     ConversionError,
     convertible,
 )
-from angiovault.archive.data_set_walk import BIG_ENDIAN, EXPLICIT, IMPLICIT, read_file_meta
+from angiovault.archive.data_set_walk import BIG_ENDIAN, EXPLICIT, IMPLICIT
 
 _MEMORY: Final = 4 << 30
 """Bytes of address space: several times what a frame of the largest detectors needs."""
@@ -48,7 +48,12 @@ def convert(stored: BinaryIO, result: BinaryIO, target_syntax: str, scratch: Pat
         If that cannot be done without loss; what `result` then holds is of no use.
     """
     size = stored.seek(0, os.SEEK_END)
-    syntax, start = read_file_meta(stored, size)
+    stored.seek(0)
+    try:
+        meta = filemeta.read(stored)
+    except filemeta.NotDicom as error:
+        raise ConversionError(str(error)) from error
+    syntax, start = meta.transfer_syntax, meta.offset
     if not convertible(syntax):
         raise ConversionError(f"there is no decoder for transfer syntax {reencoding.syntax_name(syntax)}")
     target = EXPLICIT if target_syntax == EXPLICIT_VR_LITTLE_ENDIAN else IMPLICIT

@@ -1,4 +1,4 @@
-"""Lossless conversion on the way out: a stored object in another transfer syntax, for a peer that does not take its own.
+"""Lossless conversion on the way out: a stored object in another transfer syntax, for a peer that refuses its own.
 
 Whatever reads untrusted pixel data runs in a process of its own (`codec_worker`), because decoders are C++ and may
 crash, hang or eat memory on a hostile file. Here are only the door to it and its guard.
@@ -17,7 +17,6 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 import angiovault
@@ -82,7 +81,7 @@ class ConvertedFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -128,10 +127,12 @@ class Converter:
             data that does not decode, no room, or a decoder that crashed or took too long.
         """
         if target_syntax not in TARGETS:
-            raise ConversionError(f"objects are converted to Explicit or Implicit VR Little Endian, not {target_syntax}")
+            raise ConversionError(
+                f"nothing is converted to {target_syntax}, only to Explicit and Implicit VR Little Endian"
+            )
         try:
             with source.open("rb") as stored:
-                result = tempfile.TemporaryFile(dir=self._scratch)
+                result = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 (the caller gets it)
                 try:
                     with self._turn:
                         self._convert(stored, result, target_syntax)
@@ -154,7 +155,7 @@ class Converter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _convert(self, stored: BinaryIO, result: BinaryIO, target_syntax: str) -> None:
@@ -188,7 +189,7 @@ class _Worker:
         package = str(Path(angiovault.__file__).parents[1])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         try:
-            self.process = subprocess.Popen(  # noqa: S603 (this Python, our own module)
+            self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "angiovault.archive.codec_worker"],
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,

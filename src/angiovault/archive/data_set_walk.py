@@ -22,7 +22,6 @@ UNDEFINED: Final = 0xFFFFFFFF
 ITEM: Final = 0xFFFEE000
 ITEM_END: Final = 0xFFFEE00D
 SEQUENCE_END: Final = 0xFFFEE0DD
-TRANSFER_SYNTAX_UID: Final = 0x00020010
 SAMPLES_PER_PIXEL: Final = 0x00280002
 PHOTOMETRIC_INTERPRETATION: Final = 0x00280004
 PLANAR_CONFIGURATION: Final = 0x00280006
@@ -49,7 +48,6 @@ _KEPT: Final = frozenset(
 _LONGEST_KEPT: Final = 64
 """Bytes: the longest value of an LO, the kind of a private creator."""
 _MOST_FRAGMENTS: Final = 1 << 22
-_PREAMBLE: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class Fragments:
     """The fragments of encapsulated pixel data without the Basic Offset Table (PS3.5 A.4): places in the file."""
 
     offsets: array[int] = field(default_factory=lambda: array("Q"))
-    lengths: array[int] = field(default_factory=lambda: array("L"))
+    lengths: array[int] = field(default_factory=lambda: array("I"))
 
 
 class Kind(Enum):
@@ -131,31 +129,6 @@ def tag_name(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def read_file_meta(file: BinaryIO, size: int) -> tuple[str, int]:
-    """Return the transfer syntax UID of a Part 10 file and the offset of its data set (PS3.10 7.1).
-
-    Raises
-    ------
-    ConversionError
-        If it is no Part 10 file, or its file meta information is cut short or names no transfer syntax.
-    """
-    file.seek(_PREAMBLE)
-    if file.read(4) != b"DICM":
-        raise ConversionError("it is no DICOM Part 10 file: DICM is not where it belongs")
-    walker, position, syntax = _Walker(file), _PREAMBLE + 4, ""
-    while position < size:
-        tag, vr, length, offset = walker.header(position, size, EXPLICIT)
-        if tag >> 16 != 2:
-            break
-        walker.check(tag, length, offset, size)
-        if tag == TRANSFER_SYNTAX_UID and vr == "UI":
-            syntax = walker.value(offset, min(length, _LONGEST_KEPT)).decode("ascii", "replace").rstrip(" \0")
-        position = offset + length
-    if not syntax:
-        raise ConversionError("its file meta information names no transfer syntax (0002,0010)")
-    return syntax, position
-
-
 def walk(file: BinaryIO, start: int, end: int, encoding: Encoding) -> Iterator[Step]:
     """Go through a data set, item by item and element by element, in the order of the file.
 
@@ -184,7 +157,8 @@ def walk(file: BinaryIO, start: int, end: int, encoding: Encoding) -> Iterator[S
                 return
             yield _closing(top)
         else:
-            step, position = walker.next_item(top, position) if top.kind is Kind.SEQUENCE else walker.next(top, position)
+            advance = walker.next_item if top.kind is Kind.SEQUENCE else walker.next
+            step, position = advance(top, position)
             yield step
 
 
@@ -228,7 +202,7 @@ class _Walker:
         """Raise ConversionError if a value of this length reaches over what encloses it."""
         if length > limit - offset:
             raise ConversionError(
-                f"{tag_name(tag)} is cut short or lies about its length: {length} bytes, where {limit - offset} are left"
+                f"{tag_name(tag)} is cut short or lies: its length is {length}, {limit - offset} bytes are left"
             )
 
     def next_item(self, top: _Open, position: int) -> tuple[Step, int]:

@@ -214,6 +214,15 @@ class DatasetScanner:
         else:
             self._inflate(self._inflater, data)
 
+    @property
+    def skippable(self) -> int:
+        """How many of the bytes that come next belong to a value nobody needs, such as pixel data; see `skip`."""
+        return 0 if self._inflater is not None else self._walk.skippable
+
+    def skip(self, count: int) -> None:
+        """Take note that the next `count` bytes, at most `skippable`, are there without reading them."""
+        self._walk.skip(count)
+
     def finish(self) -> Header:
         """Return the header when all bytes have been fed.
 
@@ -326,6 +335,18 @@ class _Walk:
             self.problem = f"{reason} at byte {self._offset + position - len(self._pending)}"
             self._capture = None
         self._offset += end
+
+    @property
+    def skippable(self) -> int:
+        """Bytes still to come of a value that is not captured."""
+        return 0 if self.problem or self._capture is not None else self._remaining
+
+    def skip(self, count: int) -> None:
+        """Step over `count` bytes, at most `skippable`."""
+        self._remaining -= count
+        self._offset += count
+        if not self._remaining and not self._depth:
+            self._settle()
 
     def ending(self) -> str:
         """Say why the walk has not come to a proper end, '' if it has."""

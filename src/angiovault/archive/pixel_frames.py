@@ -11,8 +11,11 @@ import warnings
 import zlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
+
+from pydicom.encaps import itemize_fragment
+from pydicom.pixels import get_decoder
 
 from angiovault.archive.code_streams import CodeStream, decode_code_stream, read_code_stream, starts_code_stream
 from angiovault.archive.conversion import (
@@ -34,6 +37,7 @@ from angiovault.archive.data_set_walk import (
     UNDEFINED,
     Fragments,
     Level,
+    tag_name,
 )
 
 _ARRAY_TYPES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
@@ -172,7 +176,7 @@ def _first_fragments(file: BinaryIO, fragments: Fragments, frames: int, syntax: 
     """Return which fragments each frame has, told by their contents: offset tables may lie, and often are not there."""
     count = len(fragments.offsets)
     if frames > count:
-        raise ConversionError(f"Number of Frames (0028,0008) is {frames}, but there are {count} fragments of pixel data")
+        raise ConversionError(f"Number of Frames (0028,0008) is {frames}, but there are {count} fragments")
     if frames == count:
         return array("L", range(count + 1))
     if syntax in _ONE_FRAGMENT_A_FRAME:
@@ -209,7 +213,8 @@ def _native_photometric(image: Image, file: BinaryIO) -> str:
 
 def _native_frame(image: Image, encoded: bytes) -> bytes:
     if image.syntax == RLE_LOSSLESS:
-        frame = _planes(_decode_rle(image, encoded), image) if image.planar != 1 else _decode_rle(image, encoded)
+        frame = _decode_rle(encoded, image)
+        frame = frame if image.planar == 1 else _interleaved(frame, image)
     elif image.syntax == ENCAPSULATED_UNCOMPRESSED:
         frame = encoded
     elif image.syntax == DEFLATED_IMAGE_FRAME:
@@ -224,3 +229,131 @@ def _native_frame(image: Image, encoded: bytes) -> bytes:
     if len(frame) != image.frame_length:
         raise ConversionError(f"it decodes to {len(frame)} bytes, its attributes say {image.frame_length}")
     return frame
+
+
+def _decode_rle(encoded: bytes, image: Image) -> bytes:
+    """Decode a frame of RLE (PS3.5 G): plane after plane. pydicom's decoder is five times as fast as GDCM's here."""
+    fragments = io.BytesIO(_EMPTY_OFFSET_TABLE + itemize_fragment(encoded))
+    try:
+        with warnings.catch_warnings(action="ignore"):  # segments with a few bytes more than they need
+            frame, _ = get_decoder(RLE_LOSSLESS).as_buffer(
+                fragments,
+                index=0,
+                rows=image.rows,
+                columns=image.columns,
+                number_of_frames=1,
+                samples_per_pixel=image.samples,
+                bits_allocated=image.allocated,
+                bits_stored=image.stored,
+                pixel_representation=int(image.signed),
+                photometric_interpretation=image.native_photometric,
+                planar_configuration=1,
+            )
+    except (ValueError, RuntimeError, struct.error) as error:
+        raise ConversionError(f"its RLE segments are broken: {error}") from error
+    return bytes(frame)
+
+
+def _inflate(encoded: bytes, length: int) -> bytes:
+    """Inflate a frame of Deflated Image Frame Compression (PS3.5 A.4), which may not be longer than its pixels."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        frame = inflater.decompress(encoded, length + 2)
+    except zlib.error as error:
+        raise ConversionError(f"its deflated data is broken: {error}") from error
+    if not inflater.eof:
+        raise ConversionError("its deflated data is cut short or longer than its pixels")
+    return frame
+
+
+def _compare(stream: CodeStream, image: Image) -> None:
+    """Raise ConversionError if a code stream is not the image that the attributes describe."""
+    there = stream.rows, stream.columns, stream.samples
+    if there != (image.rows, image.columns, image.samples):
+        raise ConversionError(
+            f"it has {there[0]} rows, {there[1]} columns and {there[2]} samples a pixel, "
+            f"its attributes say {image.rows}, {image.columns} and {image.samples}"
+        )
+    if stream.precision > image.allocated:
+        raise ConversionError(f"its samples have {stream.precision} bits, its attributes allocate {image.allocated}")
+
+
+def _fit(frame: bytes, stream: CodeStream, image: Image) -> bytes:
+    """Put decoded samples into cells of Bits Allocated, with the sign that Pixel Representation promises."""
+    width, cell = stream.sample_bytes, image.allocated // 8
+    if len(frame) != image.frame_length // cell * width:
+        raise ConversionError(f"it decodes to {len(frame)} bytes, its attributes say {image.frame_length}")
+    top = stream.precision - 8 * (width - 1)
+    # JPEG and JPEG-LS know no sign: a negative value comes out as its low bits, whose upper neighbours PS3.5 8.1.1
+    # leaves open. Continuing the sign makes the cell the value for every reader.
+    extended = image.signed and (stream.signed or stream.precision == image.stored)
+    if extended and not stream.signed:
+        frame = _mapped(frame, width, _sign_table(top))
+    elif stream.signed and not image.signed:
+        frame = _mapped(frame, width, bytes(value & ((1 << top) - 1) for value in range(256)))
+    if width == cell:
+        return frame
+    cells = bytearray(len(frame) // width * cell)
+    for byte in range(width):
+        cells[byte::cell] = frame[byte::width]
+    if extended:
+        signs = frame[width - 1 :: width].translate(bytes(255 if value & 0x80 else 0 for value in range(256)))
+        for byte in range(width, cell):
+            cells[byte::cell] = signs
+    return bytes(cells)
+
+
+def _sign_table(top: int) -> bytes:
+    """Return a table that continues bit `top` - 1 of a byte upwards."""
+    high = 0xFF << top & 0xFF
+    return bytes((value | high) if value >> (top - 1) & 1 else value & ~high & 0xFF for value in range(256))
+
+
+def _mapped(frame: bytes, width: int, table: bytes) -> bytes:
+    """Map the most significant byte of every sample."""
+    changed = bytearray(frame)
+    changed[width - 1 :: width] = frame[width - 1 :: width].translate(table)
+    return bytes(changed)
+
+
+def _separated(frame: bytes, image: Image) -> bytes:
+    """Return pixel after pixel as plane after plane."""
+    if image.samples == 1:
+        return frame
+    samples = array(_ARRAY_TYPES[image.allocated // 8], frame)
+    return b"".join(samples[plane :: image.samples].tobytes() for plane in range(image.samples))
+
+
+def _interleaved(frame: bytes, image: Image) -> bytes:
+    """Return plane after plane as pixel after pixel."""
+    if image.samples == 1:
+        return frame
+    planes = array(_ARRAY_TYPES[image.allocated // 8], frame)
+    pixels, size = array(planes.typecode, planes), len(planes) // image.samples
+    for plane in range(image.samples):
+        pixels[plane :: image.samples] = planes[plane * size : (plane + 1) * size]
+    return pixels.tobytes()
+
+
+class _BitPacker:
+    """Joins frames of single bits, each padded to whole bytes, without gaps (PS3.5 8.1.1, first pixel lowest)."""
+
+    def __init__(self, frame_bits: int) -> None:
+        self.frame_bits = frame_bits
+        self.bits = 0
+        self.count = 0
+
+    def pack(self, frame: bytes) -> bytes:
+        """Return the whole bytes that are ready now."""
+        value = int.from_bytes(frame, "little") & ((1 << self.frame_bits) - 1)
+        self.bits |= value << self.count
+        self.count += self.frame_bits
+        ready = self.count // 8
+        packed = (self.bits & ((1 << 8 * ready) - 1)).to_bytes(ready, "little")
+        self.bits >>= 8 * ready
+        self.count -= 8 * ready
+        return packed
+
+    def rest(self) -> bytes:
+        """Return the last bits, padded to a byte."""
+        return self.bits.to_bytes((self.count + 7) // 8, "little")

@@ -151,20 +151,23 @@ class _Writer:
             self.open(_header(step.tag, step.vr, step.length, target), step.length, child)
         elif step.fragments:
             self.pixels(self.images[step.level.start], target)
-        elif step.tag & 0xFFFF == 0 or step.tag == _LENGTH_TO_END:
-            return
-        elif step.tag in _EXTENDED_OFFSET_TABLES and step.level.start in self.images:
+        elif self.obsolete(step):
             return
         elif (value := self.pending.get(step.level.start, {}).pop(step.tag, None)) is not None:
             self.attribute(step.tag, value, target)
         else:
             self.value(step, target)
 
+    def obsolete(self, step: Step) -> bool:
+        """Whether an element tells of the encoding that is given up."""
+        if step.tag in _EXTENDED_OFFSET_TABLES:
+            return step.level.start in self.images
+        return step.tag & 0xFFFF == 0 or step.tag == _LENGTH_TO_END
+
     def insert_missing(self, start: int, before: int, target: Encoding) -> None:
         """Write the changed attributes of a level that it does not have itself and whose place is reached."""
-        changes = self.pending.get(start)
-        for tag in sorted(tag for tag in changes or () if tag < before):
-            assert changes is not None
+        changes = self.pending.get(start, {})
+        for tag in sorted(tag for tag in changes if tag < before):
             self.attribute(tag, changes.pop(tag), target)
 
     def attribute(self, tag: int, value: bytes, target: Encoding) -> None:

@@ -152,7 +152,6 @@ def _xa_image(
     dataset.AcquisitionTime = f"{acquired:%H%M%S}"
     dataset.AcquisitionNumber = series_number
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "SINGLE PLANE"]
-    dataset.PatientOrientation = ["L", "F"]
     dataset.LossyImageCompression = "00"
     dataset.IrradiationEventUID = study.uid("series", series_number, "irradiation")
     dataset.SamplesPerPixel = 1
@@ -196,7 +195,9 @@ def _to_linear() -> Dataset:
 
 
 def _add_positioner(dataset: Dataset, angles: tuple[float, float]) -> None:
-    """Add the XA Positioner module (PS3.3 C.8.7.5)."""
+    """Add the XA Positioner module (PS3.3 C.8.7.5), and what the angle means for the sides of the picture."""
+    side = "P" if angles[0] > 45 else "A" if angles[0] < -45 else "L"
+    dataset.PatientOrientation = [side, "F"]
     dataset.DistanceSourceToDetector = str(SOURCE_TO_DETECTOR)
     dataset.DistanceSourceToPatient = str(SOURCE_TO_PATIENT)
     dataset.EstimatedRadiographicMagnificationFactor = f"{MAGNIFICATION:.6f}"
@@ -240,7 +241,7 @@ def _dsa_pixels(
     moved = shifted(still, *shift)
     variance = lin_variance if linear else log_variance
     mask, plain = _levels(still, linear), _levels(moved, linear)
-    mask_noise, noise = QuantumNoise(mask, variance), QuantumNoise(plain, variance)
+    noise = QuantumNoise(plain, variance)  # for the mask frames too: they differ by a pixel's shift
     beds = contrast_beds(study, series_number, anatomy, rows, columns)
     rng = study.random("noise", series_number)
     increments = [float(increment) / 1000 for increment in dataset.FrameTimeVector]
@@ -248,7 +249,7 @@ def _dsa_pixels(
     pixels = bytearray()
     for number in range(len(increments)):
         if number < MASK_FRAMES:
-            pixels += mask_noise.add(mask, rng)
+            pixels += noise.add(mask, rng)
             continue
         frame = plain[:]
         _add_contrast(frame, beds, sum(increments[: number + 1]) - injection, linear)

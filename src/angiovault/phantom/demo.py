@@ -66,7 +66,7 @@ def _head(study: Study, scale: float) -> Iterator[Dataset]:
 
 def _liver(study: Study, scale: float) -> Iterator[Dataset]:
     side = _side(512, scale)
-    survey = dsa_run(study, 1, anatomy=LIVER, frames=24, rows=side, columns=side, relationship="LOG")
+    survey = dsa_run(study, 1, anatomy=LIVER, frames=22, rows=side, columns=side, relationship="LOG")
     yield survey
     side = _side(640, scale)
     detail = dsa_run(
@@ -88,7 +88,7 @@ def _liver(study: Study, scale: float) -> Iterator[Dataset]:
 
 def _knee(study: Study, scale: float) -> Iterator[Dataset]:
     side = _side(512, scale)
-    run = dsa_run(study, 1, anatomy=KNEE, frames=18, rows=side, columns=side, shift=(0.0, -0.3), description="膝下")
+    run = dsa_run(study, 1, anatomy=KNEE, frames=16, rows=side, columns=side, shift=(0.0, -0.3), description="膝下")
     yield run
     yield dose_report(study, 2, [run])
 

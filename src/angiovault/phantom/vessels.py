@@ -156,8 +156,8 @@ def pools(sacs: Sequence[Sac], rows: int, columns: int, field: float, rng: rando
         for index, square in raster.disc(sac.x, sac.y, sac.radius):
             depth, late = 2 * sqrt(square), 0.0
             if sac.porous:
-                row, column = divmod(index, columns)
-                lobe = sin(0.9 * column * raster.pixel_x) * sin(0.8 * row * raster.pixel_y)
+                x, y = index % columns * raster.pixel_x, index // columns * raster.pixel_y
+                lobe = sin(0.8 * x + 0.5 * y + 2 * sin(0.35 * y)) * sin(0.7 * y - 0.3 * x + 2 * sin(0.3 * x))
                 depth *= 0.14 + 0.03 * lobe + rng.uniform(-0.01, 0.01)
                 late = 0.4 + 0.3 * lobe
             pixels.append(index, depth, sac.arrival + late)

@@ -251,8 +251,8 @@ def _add_ct_modules(
     left, top = -(columns - 1) / 2 * spacing, -(rows - 1) / 2 * spacing
     dataset.ImagePositionPatient = [f"{left:.3f}", f"{top:.3f}", f"{z:.3f}"]
     dataset.SliceLocation = f"{z:.3f}"
-    dataset.SliceThickness = str(thickness)
-    dataset.PixelSpacing = [str(spacing), str(spacing)]
+    dataset.SliceThickness = f"{thickness:g}"
+    dataset.PixelSpacing = [f"{spacing:g}", f"{spacing:g}"]
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.Rows = rows
@@ -286,7 +286,8 @@ def _section(ellipsoids: Sequence[Ellipsoid], z: float, rows: int, columns: int,
         steps = sorted(step for body in met for step in _steps(body, y, z, columns, spacing))
         attenuation, place = 0.0, 0
         for column, change in steps:
-            section.extend(array("H", [_stored(attenuation, air)]) * (column - place))
+            if column > place:
+                section.extend(array("H", [_stored(attenuation, air)]) * (column - place))
             attenuation, place = attenuation + change, column
         section.extend(array("H", [air]) * (columns - place))
     return section
