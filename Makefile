@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 SHELL_SCRIPTS = .ci/run $(shell find tests -name '*.sh')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit lint bench requirements clean
+.PHONY: help run test test-unit lint docs bench requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -33,6 +33,9 @@ lint: $(VENV)/.dev  ## ruff, mypy and shellcheck
 bench: $(VENV)/.dev  ## measure the archive beside Orthanc and dcmqrscp
 	@sh tests/install-peers.sh
 	@$(BIN)/python -m bench
+
+docs: $(VENV)/.runtime  ## write the tables of the documentation anew
+	@$(BIN)/python docs/tables.py
 
 requirements: $(BIN)/python  ## write requirements/*.txt anew from pyproject.toml and requirements/*.in
 	@set -e; tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
