@@ -10,8 +10,8 @@ from pathlib import Path
 from pydicom.datadict import dictionary_description
 
 from angiovault import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from angiovault.archive.attributes import WANTED
 from angiovault.archive.conversion import convertible
-from angiovault.archive.header import WANTED
 from angiovault.archive.query import COMPUTED, LEVELS
 from angiovault.config import Config
 from angiovault.devices import settings_page

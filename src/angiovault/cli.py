@@ -10,10 +10,11 @@ from pathlib import Path
 from angiovault import __version__, commands
 from angiovault.archive.index import IndexUnavailable, SchemaTooNew, WrongArchive
 from angiovault.archive.store import StorageError
-from angiovault.config import SETTINGS, ConfigError, add_flags, flag_values, load
+from angiovault.config import SETTINGS, add_flags, flag_values, load
 from angiovault.devices import DEVICE_SETTINGS
 from angiovault.dimse.scu import CannotAssociate
 from angiovault.dimse.wire import AssociationEnded
+from angiovault.inifile import ConfigError
 from angiovault.service import StartError
 
 _PLACE = tuple(row for row in SETTINGS if row.name in ("storage", "index"))

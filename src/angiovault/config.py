@@ -8,35 +8,24 @@ The fields of `Config` are the one table. The INI file, the flags of `angiovault
 import argparse
 import dataclasses
 import difflib
-import fcntl
-import io
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from configparser import (
-    ConfigParser,
-    DuplicateOptionError,
-    DuplicateSectionError,
-    MissingSectionHeaderError,
-    ParsingError,
-)
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from configparser import ConfigParser
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from typing import Any
+
+from angiovault.indexurl import IndexURL
+from angiovault.inifile import ConfigError, edit_file, read_file
 
 CONFIG_VARIABLE = "ANGIOVAULT_CONFIG"
 DEFAULT_FILE = "angiovault.ini"
 DEVICE_SECTION = "device "
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-class ConfigError(Exception):
-    """A setting that cannot be used. The message names the place, the value and what is allowed."""
 
 
 class UnknownDevices(StrEnum):
@@ -46,73 +35,6 @@ class UnknownDevices(StrEnum):
     ECHO = "echo"
     STORE = "store"
     ALL = "all"
-
-
-@dataclass(frozen=True, repr=False)
-class IndexURL:
-    """Where the index lies: an SQLite file, or a MariaDB/MySQL database by UNIX socket or by host and port.
-
-    `path` is set for SQLite only; the others for MariaDB only. Its text never shows the password.
-    """
-
-    engine: Literal["sqlite", "mysql"]
-    path: Path | None = None
-    user: str = ""
-    password: str = ""
-    database: str = ""
-    unix_socket: str | None = None
-    host: str | None = None
-    port: int | None = None
-
-    @classmethod
-    def parse(cls, text: str, base: Path) -> "IndexURL":
-        """Read a URL; a relative SQLite path starts at `base`. Raises ValueError, never with the value in it."""
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:  # its message would quote the URL and so, perhaps, the password
-            raise ValueError("not a URL; write special characters in its parts as %XX") from None
-        if parts.fragment or (parts.scheme == "sqlite" and parts.query):
-            raise ValueError("write '#' as %23 and '?' as %3F")
-        if parts.scheme == "sqlite":
-            name = unquote(parts.path, errors="strict")[1:]
-            if parts.netloc or not name:
-                raise ValueError("an SQLite URL has three slashes before a relative path, four before an absolute one")
-            return cls("sqlite", path=_path(name, base))
-        if parts.scheme != "mysql":
-            raise ValueError("unknown kind of database")
-        database, options = parts.path[1:], dict(parse_qsl(parts.query, keep_blank_values=True))
-        socket = options.pop("unix_socket", None)
-        if options:
-            raise ValueError("the only option is unix_socket")
-        if not parts.username or not database or "/" in database:
-            raise ValueError("user or database is missing, or a '/' in one of them is not written as %2F")
-        if (socket is None) == (parts.hostname is None) or not (socket is None or socket.startswith("/")):
-            raise ValueError("give either a host or an absolute unix_socket path")
-        return cls(
-            "mysql",
-            user=unquote(parts.username, errors="strict"),
-            password=unquote(parts.password or "", errors="strict"),
-            database=unquote(database, errors="strict"),
-            unix_socket=socket,
-            host=parts.hostname,
-            port=(port or 3306) if parts.hostname else None,
-        )
-
-    def redacted(self) -> str:
-        """Return the URL for people and logs, with `***` in place of the password."""
-        if self.path is not None:
-            return "sqlite:///" + str(self.path).translate({ord(sign): quote(sign) for sign in "%?#"})
-        login = quote(self.user, safe="") + (":***" if self.password else "")
-        host = f"[{self.host}]" if self.host and ":" in self.host else self.host or ""
-        place = f"{host}:{self.port}" if host else ""
-        option = f"?unix_socket={quote(self.unix_socket)}" if self.unix_socket else ""
-        return f"mysql://{login}@{place}/{quote(self.database, safe='')}{option}"
-
-    __str__ = redacted
-
-    def __repr__(self) -> str:
-        return f"IndexURL({self.redacted()!r})"
 
 
 # --- Kinds of values: what is allowed, in words, and how the text is read -------------------------------------------
@@ -402,78 +324,6 @@ def save(path: Path, changes: Mapping[str, str | None]) -> None:
             else:
                 parser.set(section, name, text)
         Config(**_values(parser, path))
-
-
-def read_file(path: Path) -> ConfigParser:
-    """Parse the INI file without judging its content. Raises ConfigError naming the line, never quoting it."""
-    parser = _new_parser()
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            parser.read_file(file)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such configuration file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: the configuration file cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: the configuration file is not UTF-8 text") from None
-    except DuplicateSectionError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: section [{error.section}] is there twice") from None
-    except DuplicateOptionError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: {error.option} is there twice in [{error.section}]") from None
-    except MissingSectionHeaderError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: a [section] line must come first") from None
-    except ParsingError as error:
-        raise ConfigError(f"{path}, line {error.errors[0][0]}: expected 'name = value' or '[section]'") from None
-    return parser
-
-
-@contextmanager
-def edit_file(path: Path) -> Iterator[ConfigParser]:
-    """Change the INI file: yields its content, and writes it when the block ends without an exception.
-
-    Writers exclude one another; the new file (mode 0600, the old one's owner) replaces the old one at once and durably.
-    """
-    target = Path(os.path.realpath(path))  # through a symbolic link, or the link itself would be replaced
-    try:
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            parser = read_file(target) if target.exists() else _new_parser()
-            yield parser
-            _replace(target, parser)
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise ConfigError(f"{path}: the configuration file cannot be written: {error.strerror}") from error
-
-
-def _new_parser() -> ConfigParser:
-    # No inline comments: a password may hold '#' or ';'. No default section: its values would leak into all others.
-    return ConfigParser(interpolation=None, delimiters=("=",), empty_lines_in_values=False, default_section="")
-
-
-def _replace(target: Path, parser: ConfigParser) -> None:
-    text = io.StringIO()
-    parser.write(text)
-    try:
-        data = text.getvalue().encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{target}: a value holds bytes that are not UTF-8 text") from None
-    temporary = target.with_name(f".{target.name}.new")
-    temporary.unlink(missing_ok=True)  # left behind by a crash: the lock says nobody else is writing it
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            owner = target.stat() if target.exists() else None
-            if owner and owner.st_uid != os.geteuid():  # root edits, the service's user must still be able to read
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _known(name: str, place: str) -> Setting:

@@ -6,7 +6,15 @@ from pydicom import Dataset
 
 from angiovault import phantom
 from angiovault.dimse import messages, sop_classes
-from angiovault.dimse.scu import CannotAssociate, Destination, Limits, associate, response_status, storage_contexts, store_request
+from angiovault.dimse.scu import (
+    CannotAssociate,
+    Destination,
+    Limits,
+    associate,
+    response_status,
+    storage_contexts,
+    store_request,
+)
 from angiovault.progress import Progress
 
 

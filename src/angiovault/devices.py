@@ -15,19 +15,17 @@ from pathlib import Path
 from angiovault.config import (
     AE_TITLE,
     DEVICE_SECTION,
-    ConfigError,
     Kind,
     UnknownDevices,
     choice,
-    edit_file,
     integer,
-    read_file,
     reference,
     setting,
     settings_of,
     settings_table,
     suggestion,
 )
+from angiovault.inifile import ConfigError, edit_file, read_file
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 CHARACTER_SETS = ("auto", "GB18030", "ISO 2022 IR 58", "ISO_IR 100", "ISO_IR 192")

@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
-from angiovault.config import ConfigError
+from angiovault.inifile import ConfigError
 
 # Control characters (C0, C1, line and paragraph separators), marks that turn the direction of the text, and
 # surrogates, which no encoding can write.

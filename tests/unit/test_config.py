@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from angiovault import config
-from angiovault.config import SETTINGS, Config, ConfigError, IndexURL, UnknownDevices
+from angiovault.config import SETTINGS, Config, UnknownDevices
 from angiovault.devices import settings_page
+from angiovault.indexurl import IndexURL
+from angiovault.inifile import ConfigError
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from angiovault import config
-from angiovault.config import ConfigError, UnknownDevices
+from angiovault.config import UnknownDevices
 from angiovault.devices import DEVICE_SETTINGS, EVERYTHING, Address, Device, DeviceBook, Operation, allowed, resolve
+from angiovault.inifile import ConfigError
 
 ARTIS = "[device DSA room 1]\nae-title = ARTIS1\nhost = 10.1.2.3\nport = 104\n"
 CONSOLE = "[device 工作站]\nae-title = XWP\nhost = 10.1.0.0/16, fd00::/8, xwp.local\nallow = echo, FIND,move\n"

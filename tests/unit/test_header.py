@@ -18,7 +18,9 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import AllTransferSyntaxes
 
-from angiovault.archive.header import MOST_CAPTURED, WANTED, DatasetScanner, Header, HeaderError
+from angiovault.archive.attributes import WANTED
+from angiovault.archive.header import DatasetScanner, Header, HeaderError
+from angiovault.archive.walk import MOST_CAPTURED
 from harness import part10
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"

@@ -18,7 +18,7 @@ from termios import TIOCSWINSZ
 import pytest
 
 from angiovault import logs
-from angiovault.config import ConfigError
+from angiovault.inifile import ConfigError
 from angiovault.progress import Progress
 
 

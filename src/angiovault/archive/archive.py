@@ -22,7 +22,7 @@ from angiovault.archive.index import CONFLICT, DUPLICATE, STORED, Entry, Index, 
 from angiovault.archive.journal import Journal
 from angiovault.archive.selection import StoredInstance
 from angiovault.archive.store import Incoming, NotMounted, StorageError, Store
-from angiovault.config import IndexURL
+from angiovault.indexurl import IndexURL
 
 log = logging.getLogger(__name__)
 

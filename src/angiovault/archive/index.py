@@ -19,7 +19,8 @@ import peewee
 from playhouse.pool import PooledMySQLDatabase, PooledSqliteDatabase
 
 from angiovault.archive import layout, models, names, schema
-from angiovault.archive.header import WANTED, Header
+from angiovault.archive.attributes import WANTED
+from angiovault.archive.header import Header
 from angiovault.archive.models import (
     Archive,
     Folder,
@@ -31,7 +32,7 @@ from angiovault.archive.models import (
     StudyPerson,
 )
 from angiovault.archive.store import fsync_directory
-from angiovault.config import IndexURL
+from angiovault.indexurl import IndexURL
 
 _ISSUER_OF_PATIENT_ID: Final = 0x00100021
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005

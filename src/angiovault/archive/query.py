@@ -15,8 +15,8 @@ from typing import Any, Final
 import peewee
 
 from angiovault.archive import elements, matching
+from angiovault.archive.attributes import WANTED
 from angiovault.archive.elements import Elements
-from angiovault.archive.header import WANTED
 from angiovault.archive.index import Index
 from angiovault.archive.matching import Key
 from angiovault.archive.models import Instance, Patient, PatientName, Series, Study, StudyPerson

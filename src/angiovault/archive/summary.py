@@ -15,7 +15,7 @@ from angiovault.archive.models import Instance, Patient, Study
 from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.selection import conflicts
 from angiovault.archive.store import StorageError
-from angiovault.config import IndexURL
+from angiovault.indexurl import IndexURL
 
 
 def summary(

@@ -15,7 +15,7 @@ from pydicom.filereader import read_dataset
 from angiovault.archive import answers, elements
 from angiovault.archive.archive import Archive
 from angiovault.archive.elements import Elements
-from angiovault.archive.header import WANTED
+from angiovault.archive.attributes import WANTED
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.matching import Key
 from angiovault.archive.query import COMPUTED, LEVELS, Match, Query, find, supported

@@ -1,0 +1,161 @@
+"""The least a durable receiver can do: what arrives goes to a file, file and folder are synced, success is answered.
+
+It has no index, looks into no data set and keeps no head of a file: the pace of its machine, its disk and its sender.
+It trusts its peer, which is storescu on the same machine. One process serves one association with blocking reads.
+
+    python bench/sink.py FOLDER     listens on a free port of 127.0.0.1, which it prints
+"""
+
+import os
+import socketserver
+import struct
+import sys
+from pathlib import Path
+
+_PDU = struct.Struct(">BxL")
+_PDV = struct.Struct(">LBB")
+_ITEM = struct.Struct(">BxH")
+_MAX_PDU = 131072
+_ASSOCIATE_RQ, _P_DATA, _RELEASE_RQ = 1, 4, 5
+_APPLICATION_CONTEXT, _PROPOSED_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
+_TRANSFER_SYNTAX, _MAXIMUM_LENGTH = 0x40, 0x51
+_CLASS_UID, _INSTANCE_UID = 0x0002, 0x1000  # in group 0000
+_MESSAGE_ID = 0x0110
+
+
+class _Association(socketserver.BaseRequestHandler):
+    """One association, from its request to the end of the connection."""
+
+    server: "Sink"
+
+    def setup(self) -> None:
+        self._buffer = bytearray(_MAX_PDU + 4096)
+        self._view = memoryview(self._buffer)
+        self._count = 0
+        self._file = -1
+        self._command = b""
+        self._folder = os.open(self.server.folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def handle(self) -> None:
+        while (head := self._read(6)) is not None:
+            kind, length = _PDU.unpack(head)
+            body = self._read(length)
+            if body is None:
+                return
+            if kind == _ASSOCIATE_RQ:
+                self.request.sendall(accept(bytes(body)))
+            elif kind == _P_DATA:
+                self._take(body)
+            else:
+                if kind == _RELEASE_RQ:
+                    self.request.sendall(_PDU.pack(6, 4) + bytes(4))
+                return
+
+    def _read(self, count: int) -> memoryview | None:
+        """Return `count` bytes, valid until the next call; None when the peer has closed the connection."""
+        if count > len(self._buffer):
+            raise ValueError(f"PDU of {count} bytes, {_MAX_PDU} were agreed")
+        view = self._view[:count]
+        got = 0
+        while got < count:
+            step = self.request.recv_into(view[got:])
+            if not step:
+                return None
+            got += step
+        return view
+
+    def _take(self, body: memoryview) -> None:
+        """Take the PDVs of one P-DATA-TF (PS3.8 9.3.5)."""
+        at = 0
+        while at < len(body):
+            length, context, flags = _PDV.unpack_from(body, at)
+            part = body[at + 6 : at + 4 + length]
+            at += 4 + length
+            if flags & 1:
+                self._command += part
+                continue
+            if self._file < 0:
+                self._count += 1
+                name = self.server.folder / f"{os.getpid()}-{self._count}"
+                self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            while part:
+                part = part[os.write(self._file, part) :]
+            if flags & 2:
+                self._finish(context)
+
+    def _finish(self, context: int) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+        os.fsync(self._folder)
+        self.request.sendall(success(self._command, context))
+        self._file, self._command = -1, b""
+
+
+class Sink(socketserver.ForkingTCPServer):
+    """Takes connections on 127.0.0.1 and keeps what comes in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(("127.0.0.1", 0), _Association)
+
+
+def items(encoded: bytes) -> list[tuple[int, bytes]]:
+    """Split a sequence of items of an A-ASSOCIATE PDU into type and value (PS3.8 9.3.2)."""
+    found = []
+    at = 0
+    while at < len(encoded):
+        kind, length = _ITEM.unpack_from(encoded, at)
+        found.append((kind, encoded[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return found
+
+
+def _item(kind: int, value: bytes) -> bytes:
+    return _ITEM.pack(kind, len(value)) + value
+
+
+def accept(request: bytes) -> bytes:
+    """Return the A-ASSOCIATE-AC for the body of a request: every context, each with its first transfer syntax."""
+    answer = request[:68]
+    for kind, value in items(request[68:]):
+        if kind == _APPLICATION_CONTEXT:
+            answer += _item(kind, value)
+        elif kind == _PROPOSED_CONTEXT:
+            first = next(syntax for kind, syntax in items(value[4:]) if kind == _TRANSFER_SYNTAX)
+            answer += _item(0x21, value[:1] + bytes(3) + _item(_TRANSFER_SYNTAX, first))
+    maximum = _item(_MAXIMUM_LENGTH, struct.pack(">L", _MAX_PDU))
+    answer += _item(_USER_INFORMATION, maximum + _item(0x52, b"1.2.826.0.1.3680043.10.1"))
+    return _PDU.pack(2, len(answer)) + answer
+
+
+def elements(command: bytes) -> dict[int, bytes]:
+    """Return the elements of a command set, which is Implicit VR Little Endian (PS3.7 6.3.1), by element number."""
+    found = {}
+    at = 0
+    while at < len(command):
+        _, element, length = struct.unpack_from("<HHL", command, at)
+        found[element] = command[at + 8 : at + 8 + length]
+        at += 8 + length
+    return found
+
+
+def success(command: bytes, context: int) -> bytes:
+    """Return the P-DATA-TF with the C-STORE-RSP that answers a request with success (PS3.7 9.3.1.2)."""
+    request = elements(command)
+    values = {
+        _CLASS_UID: request[_CLASS_UID],
+        0x0100: struct.pack("<H", 0x8001),
+        0x0120: request[_MESSAGE_ID],
+        0x0800: struct.pack("<H", 0x0101),
+        0x0900: struct.pack("<H", 0),
+        _INSTANCE_UID: request[_INSTANCE_UID],
+    }
+    body = b"".join(struct.pack("<HHL", 0, element, len(value)) + value for element, value in values.items())
+    body = struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+    return _PDU.pack(_P_DATA, len(body) + 6) + _PDV.pack(len(body) + 2, context, 3) + body
+
+
+if __name__ == "__main__":
+    with Sink(Path(sys.argv[1])) as sink:
+        print(sink.server_address[1], flush=True)
+        sink.serve_forever()
