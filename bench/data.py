@@ -12,6 +12,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
@@ -54,11 +55,6 @@ class Study:
     uid: str
     paths: tuple[Path, ...]
 
-    @property
-    def size(self) -> int:
-        """Bytes of its files."""
-        return sum(path.stat().st_size for path in self.paths)
-
 
 def studies(cache: Path, kind: Kind, count: int, instances: int) -> tuple[Study, ...]:
     """Return `count` studies of `instances` images each, made in the folder `cache` unless they are there already."""
@@ -78,7 +74,7 @@ def _study(folder: Path, kind: Kind, number: int, instances: int) -> Study:
     return Study(uid, tuple(folder / f"{number:04}" / f"{image:04}.dcm" for image in range(instances)))
 
 
-def _uid(kind: Kind, study: int, *what: object) -> str:
+def _uid(kind: Kind, study: int, *what: object) -> UID:
     return generate_uid(entropy_srcs=[kind.name, str(study), *map(str, what)])
 
 
@@ -88,16 +84,15 @@ def _write_study(study: Study, kind: Kind, number: int) -> None:
     data_set = _head(kind, number, source)
     for image, path in enumerate(study.paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        data_set.SOPInstanceUID = _uid(kind, number, "image", image)
+        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = _uid(kind, number, "image", image)
         data_set.InstanceNumber = image + 1
         data_set.PixelData = pixels
-        data_set.file_meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
         data_set.save_as(path, enforce_file_format=True)
 
 
 def _head(kind: Kind, number: int, source: random.Random) -> FileDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = kind.sop_class
+    meta.MediaStorageSOPClassUID = UID(kind.sop_class)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     head = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     head.SpecificCharacterSet = "ISO_IR 100"

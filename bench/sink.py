@@ -7,6 +7,7 @@ It trusts its peer, which is storescu on the same machine. One process serves on
 """
 
 import os
+import socket
 import socketserver
 import struct
 import sys
@@ -23,12 +24,13 @@ _CLASS_UID, _INSTANCE_UID = 0x0002, 0x1000  # in group 0000
 _MESSAGE_ID = 0x0110
 
 
-class _Association(socketserver.BaseRequestHandler):
+class Association(socketserver.BaseRequestHandler):
     """One association, from its request to the end of the connection."""
 
     server: "Sink"
 
     def setup(self) -> None:
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(_MAX_PDU + 4096)
         self._view = memoryview(self._buffer)
         self._count = 0
@@ -96,7 +98,7 @@ class Sink(socketserver.ForkingTCPServer):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        super().__init__(("127.0.0.1", 0), _Association)
+        super().__init__(("127.0.0.1", 0), Association)
 
 
 def items(encoded: bytes) -> list[tuple[int, bytes]]:

@@ -199,7 +199,7 @@ def send(args: argparse.Namespace) -> int:
     archive = service.open_archive(config)
     wanted = find_by_uids(archive, args.uids)
     counts = retrieve.Progress(len(wanted))
-    with Converter(archive.store.private / "converted") as converter, Progress("send", len(wanted)) as progress:
+    with Converter(archive.store.private / "incoming") as converter, Progress("send", len(wanted)) as progress:
         services = retrieve.Services(archive, _devices(args), converter, _limits(config))
         for problem in retrieve.send(destination, wanted, services, counts, {}):
             if problem:

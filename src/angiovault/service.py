@@ -20,14 +20,14 @@ from angiovault.archive.conversion import Converter
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.scrubbing import Scrubber
-from angiovault.archive.store import NotMounted, StorageError
+from angiovault.archive.store import StorageError, as_storage_error
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import commitment, messages, query, retrieve, storage, verification
 from angiovault.dimse.association import Association
+from angiovault.dimse.messages import Message
 from angiovault.dimse.scu import Limits
 from angiovault.dimse.server import Handler, Server
-from angiovault.dimse.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,12 @@ def only_one(archive: Archive) -> Iterator[None]:
     ------
     StartError
         When another process holds it.
+    StorageError
+        When the storage cannot be written.
     """
     path = archive.store.private / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with as_storage_error(f"cannot lock {archive.store.root}"):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,17 +111,16 @@ def serve(config: Config, config_file: Path | None) -> None:
         signal.signal(number, lambda *_: stop.set())
     with contextlib.ExitStack() as stack:
         held = _Held(archive, stack)
-        rebuild = held.try_to_hold()
+        held.try_to_hold(starting=True)
         service = Service(config, archive, DeviceBook(config_file))
         port = service.start()
         print(f"ready: {config.ae_title}@{config.bind}:{port}", flush=True)
         print(_how_to(config, port), flush=True)
-        if rebuild:
-            service.rebuild()
-        while not stop.wait(_LOOK_SECONDS):
-            if not held.is_held and held.try_to_hold():
-                service.rebuild()
-            service.look_after()
+        busy = False
+        while not stop.wait(0 if busy else _LOOK_SECONDS):
+            if not held.is_held:
+                held.try_to_hold()
+            busy = service.look_after()
         log.info("stopping")
         service.stop()
     log.info("stopped")
@@ -131,24 +133,31 @@ class _Held:
         self._archive = archive
         self._stack = stack
         self._said = ""
+        self._locked = False
         self.is_held = False
 
-    def try_to_hold(self) -> bool:
-        """Open and lock the storage; return whether its index has to be rebuilt.
+    def try_to_hold(self, starting: bool = False) -> None:
+        """Lock and open the storage.
 
-        A storage that is not there is no reason not to run: the service answers A700 until it comes.
+        A storage that is not there is no reason not to run: the service answers A700 until it comes. An index that
+        belongs to something else is one when `starting`.
         """
         try:
-            rebuild = self._archive.open()
-            self._stack.enter_context(only_one(self._archive))
-            self._archive.store.remove_unfinished()
-        except StorageError as error:
+            self._archive.open(hold=self._lock)
+        except (StorageError, IndexUnavailable) as error:
+            if starting and isinstance(error, IndexUnavailable):
+                raise
             if str(error) != self._said:
                 log.error("%s", error)
             self._said = str(error)
-            return False
-        self.is_held = True
-        return rebuild
+        else:
+            self.is_held = True
+
+    def _lock(self) -> None:
+        if not self._locked:
+            self._stack.enter_context(only_one(self._archive))
+            self._locked = True
+        self._archive.store.remove_unfinished()
 
 
 def _how_to(config: Config, port: int) -> str:
@@ -168,7 +177,7 @@ class Service:
         self._config = config
         self._archive = archive
         self._devices = devices
-        self._converter = Converter(archive.store.private / "converted")
+        self._converter = Converter(archive.store.private / "incoming")
         limits = Limits(config.ae_title, config.max_pdu, config.network_timeout)
         services = retrieve.Services(archive, devices, self._converter, limits)
         self._server = Server(config, devices, self._handlers(services), self._on_refusal)
@@ -176,6 +185,8 @@ class Service:
         self._scrubber = Scrubber(archive, config.verify_every_days, config.verify_rate)
         self._refusals = refusals.Book(archive)
         self._rebuilding: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._said = ""
 
     def _handlers(self, services: retrieve.Services) -> dict[int, Handler]:
         archive, ae_title = self._archive, self._config.ae_title
@@ -221,36 +232,60 @@ class Service:
         try:
             return self._server.listen(bind, port, tls)
         except PermissionError as error:
-            raise StartError(f"port {port} may only be used by root: choose one above 1023, for example 11112") from error
+            raise StartError(f"port {port} is for root only: choose one above 1023, for example 11112") from error
         except OSError as error:
-            raise StartError(f"cannot listen on {bind} port {port}: {error.strerror}; is another program using it?") from error
+            raise StartError(
+                f"cannot listen on {bind} port {port}: {error.strerror}; is another program using it?"
+            ) from error
 
-    def rebuild(self) -> None:
-        """Make the index anew from the files, beside the running service."""
-        log.warning("the index is new and the storage is not: the index is rebuilt from the files")
-        self._rebuilding = threading.Thread(target=self._rebuild, name="reindex", daemon=True)
-        self._rebuilding.start()
+    def look_after(self) -> bool:
+        """Let the index catch up with what came while it was away; return whether there is more to do at once."""
+        try:
+            if self._archive.index.incomplete:
+                self._rebuild()
+            elif self._archive.behind:
+                return self._archive.catch_up() > 0
+        except (IndexUnavailable, StorageError) as error:
+            self._say(f"the index cannot catch up: {error}")
+        return False
+
+    def _say(self, text: str) -> None:
+        """Log a warning, once."""
+        if text != self._said:
+            log.warning("%s", text)
+        self._said = text
 
     def _rebuild(self) -> None:
-        try:
-            count = sum(1 for _ in reindex(self._archive))
-            log.info("the index was rebuilt from %d files", count)
-        except (IndexUnavailable, StorageError) as error:
-            log.error("the index could not be rebuilt, use `angiovault reindex`: %s", error)
+        """Make the index anew from the files, beside the running service."""
+        if self._rebuilding is None or not self._rebuilding.is_alive():
+            self._rebuilding = threading.Thread(target=self._reindex, name="reindex", daemon=True)
+            self._rebuilding.start()
 
-    def look_after(self) -> None:
-        """Let the index catch up with what came while it was away."""
-        with contextlib.suppress(IndexUnavailable, NotMounted, StorageError):  # said when it happened
-            if self._archive.behind:
-                self._archive.catch_up()
+    def _reindex(self) -> None:
+        count = 0
+        try:
+            for _ in reindex(self._archive, if_incomplete=True):
+                if self._stopping.is_set():
+                    return
+                count += 1
+                if count == 1:
+                    log.warning("the index is incomplete and is rebuilt from the files")
+        except (IndexUnavailable, StorageError) as error:
+            self._say(f"the index cannot be rebuilt: {error}")
+        else:
+            if count:
+                log.info("the index was rebuilt from %d files", count)
 
     def stop(self) -> None:
         """Finish what is running, at most ten seconds, and close everything."""
         deadline = time.monotonic() + _STOP_SECONDS
+        self._stopping.set()
         if not self._server.stop(_STOP_SECONDS - 1):
             log.warning("some associations were cut off")
         self._commitment.stop(max(0.1, deadline - time.monotonic()))
         self._scrubber.stop()
+        if self._rebuilding is not None:
+            self._rebuilding.join(max(0.1, deadline - time.monotonic()))
         self._refusals.flush()
         self._converter.close()
         self._archive.close()

@@ -10,18 +10,29 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import BinaryIO, Final
 
-from angiovault.archive import filemeta, layout
+from angiovault.archive import filemeta
+from angiovault.archive.choices import Choices
 from angiovault.archive.header import DatasetScanner, Header
-from angiovault.archive.index import CONFLICT, DUPLICATE, STORED, Entry, Index, IndexUnavailable
-from angiovault.archive.journal import Journal
+from angiovault.archive.index import (
+    CONFLICT,
+    DUPLICATE,
+    STORED,
+    Entry,
+    Index,
+    IndexRefuses,
+    IndexUnavailable,
+    SchemaTooNew,
+    WrongArchive,
+)
+from angiovault.archive.journal import Journals
+from angiovault.archive.reception import DatasetMismatch, Receipt, Reception
 from angiovault.archive.selection import StoredInstance
-from angiovault.archive.store import Incoming, NotMounted, StorageError, Store
+from angiovault.archive.store import NotMounted, StorageError, Store
 from angiovault.indexurl import IndexURL
 
 log = logging.getLogger(__name__)
@@ -29,21 +40,7 @@ log = logging.getLogger(__name__)
 __all__ = ["CONFLICT", "DUPLICATE", "STORED", "Archive", "DatasetMismatch", "Receipt", "Reception"]
 
 _CHUNK: Final = 1 << 16
-
-
-class DatasetMismatch(ValueError):
-    """The data set is another instance, or of another class, than its sender says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of an instance: `STORED`, `DUPLICATE` or `CONFLICT`, and what it is."""
-
-    outcome: str
-    header: Header
-    digest: str
-    size: int
-    place: PurePosixPath
+_TURNS: Final = 64
 
 
 class Archive:
@@ -62,25 +59,22 @@ class Archive:
     def __init__(self, storage: Path, index_url: IndexURL, min_free: int = 0) -> None:
         self.store = Store(storage, min_free)
         self.index = Index(index_url)
-        self.journal = Journal(self.store.private / "journal")
-        self._opened = False
-        self._behind = True  # whether what comes has to go through the journal
-        self._lock = threading.Lock()
+        self.journals = Journals(self.store.private)
+        self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
+        self._catching_up = threading.Lock()
+        self._turns = [threading.Lock() for _ in range(_TURNS)]
 
     # ---- being open
 
-    def open(self, create: bool = True) -> bool:
+    def open(self, create: bool = True, hold: Callable[[], None] = lambda: None) -> None:
         """Find storage and index, make them when neither is there yet, and check that they belong together.
 
         Parameters
         ----------
         create : bool
             Whether a new archive may be made.
-
-        Returns
-        -------
-        bool
-            Whether the index is new although the storage is not, so that it has to be rebuilt.
+        hold : Callable
+            Is called when the storage was found and is not used yet, and may raise to keep it so.
 
         Raises
         ------
@@ -89,6 +83,14 @@ class Archive:
         SchemaTooNew, WrongArchive
             When storage and index cannot work together.
         """
+        try:
+            self._open(create, hold)
+        except (StorageError, IndexUnavailable) as error:
+            self._closed = str(error)
+            raise
+        self._closed = ""
+
+    def _open(self, create: bool, hold: Callable[[], None]) -> None:
         made = False
         try:
             archive_id = self.store.read_marker()
@@ -99,14 +101,16 @@ class Archive:
             archive_id = self.store.create()
             made = True
         self.store.open(archive_id)
-        self._opened = True
+        self.store.prepare()
+        hold()
+        self.journals.recall_aside()
+        self.journals.recall_recent()
         try:
-            new_index = self.index.open(archive_id)
-            self._behind = bool(self.journal.entries())
-            return new_index and not made
+            self.index.open(archive_id, complete=made)
+        except (SchemaTooNew, WrongArchive):
+            raise
         except IndexUnavailable as error:
             log.warning("%s; instances are taken in and indexed when it is back", error)
-            return False
 
     def _refuse_if_known(self) -> None:
         """Raise the missing marker's `NotMounted` unless it is sure that no archive has been here."""
@@ -123,10 +127,26 @@ class Archive:
             )
 
     def check(self) -> None:
-        """Raise what keeps the archive from taking in instances: `NotMounted`, `StorageError`; nothing when all is well."""
-        if not self._opened:
-            self.open()
+        """Raise the `NotMounted` or `StorageError` that keeps the archive from taking in instances, if any."""
+        if self._closed:
+            raise NotMounted(self._closed)
         self.store.check_mounted()
+
+    def open_index(self) -> Index:
+        """Return the index when it can be asked, though it may not hold everything.
+
+        Raises
+        ------
+        IndexUnavailable
+            When it is away.
+        NotMounted, StorageError
+            When the storage is away.
+        """
+        self.check()
+        if not self.index.ready:
+            self.journals.recall_recent()
+            self.index.open(self.store.archive_id)
+        return self.index
 
     def ready_index(self) -> Index:
         """Return the index when it holds everything that was acknowledged.
@@ -134,19 +154,19 @@ class Archive:
         Raises
         ------
         IndexUnavailable
-            When it is away, or still catching up.
+            When it is away, being rebuilt, or still catching up.
         NotMounted, StorageError
             When the storage is away.
         """
-        self.check()
-        if self._behind and self.catch_up():
-            raise IndexUnavailable("the index is catching up with instances that came while it was away")
+        self.open_index().require_complete()
+        if self.behind and (left := self.catch_up()):
+            raise IndexUnavailable(f"the index is catching up with {left} instances that came while it was away")
         return self.index
 
     @property
     def behind(self) -> bool:
-        """Whether instances wait in the journal, or may."""
-        return self._behind
+        """Whether instances wait in the journal."""
+        return self.journals.waiting.waiting()
 
     def close(self) -> None:
         """Close the database connections."""
@@ -169,6 +189,13 @@ class Archive:
         self.check()
         return Reception(self, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
 
+    def turn(self, study_instance_uid: str) -> threading.Lock:
+        """Return the lock under which an instance of a study gets its time of receipt and its row.
+
+        So both orders are the same, and the first received is the first in the index, also in one made anew.
+        """
+        return self._turns[zlib.crc32(study_instance_uid.encode()) % _TURNS]
+
     def add(self, entry: Entry) -> str:
         """Index a file in its place, now or, when the index is away, through the journal; durable on return.
 
@@ -176,24 +203,31 @@ class Archive:
         ------
         StorageError
             When neither index nor journal can take it.
+        IndexRefuses
+            When it cannot be indexed.
         """
-        with self._lock:
-            if self._behind:  # straight to the journal: no time-out of a dead database for each instance
-                self.journal.append(entry.place)
-                return STORED
+        if self.behind:  # straight to the journal: no time-out of a dead database for each instance
+            self.journals.waiting.append(entry.place)
+            return STORED
         try:
-            return self.index.add(entry)
+            return self._index(entry)
         except IndexUnavailable as error:
             log.warning("%s; %s waits in the journal", error, entry.place)
-            return self._later(entry)
+            self.journals.waiting.append(entry.place)
+            return STORED
 
-    def _later(self, entry: Entry) -> str:
-        with self._lock:
-            self._behind = True
-            self.journal.append(entry.place)
-        return STORED
+    def _index(self, entry: Entry) -> str:
+        index = self.open_index()
+        if not index.durable:
+            self.journals.note_recent(entry.place)
+        outcome = index.add(entry)
+        if outcome == CONFLICT:
+            content, received = index.current(entry.header.sop_instance_uid)
+            if received >= entry.received:  # the clock was set back: an index made anew must not change its mind
+                Choices(self.store).add(entry.header.sop_instance_uid, content)
+        return outcome
 
-    def catch_up(self, most: int = 1000) -> int:
+    def catch_up(self, most: int = 500) -> int:
         """Index what waits in the journal.
 
         Returns
@@ -204,28 +238,39 @@ class Archive:
         Raises
         ------
         IndexUnavailable
-            When the index is away.
+            When the index is away, being rebuilt, or another thread is at it.
+        NotMounted, StorageError
+            When the storage is away.
         """
-        self.check()
-        self.index.open(self.store.archive_id)
-        waiting = self.journal.entries()
-        done: set[PurePosixPath] = set()
-        for place in waiting[:most]:
+        if not self._catching_up.acquire(blocking=False):
+            raise IndexUnavailable("the index is catching up with instances that came while it was away")
+        try:
+            self.open_index().require_complete()
+            waiting = self.journals.waiting.entries()
+            done: set[PurePosixPath] = set()
             try:
-                self.index.add(self.entry_of_file(place))
-                done.add(place)
-            except FileNotFoundError:
-                log.error("%s waits in the journal but its file is gone", place)
-                done.add(place)
-            except (OSError, ValueError) as error:
-                log.error("%s waits in the journal but cannot be read: %s", place, error)
-        if done:
-            self.journal.remove(done)
-            log.info("indexed %d instances that came while the index was away", len(done))
-        with self._lock:
-            left = len(self.journal.entries())
-            self._behind = left > 0
-        return left
+                for place in waiting[:most]:
+                    self._add_again(place)
+                    done.add(place)
+            finally:
+                if done:
+                    self.journals.waiting.remove(done)
+                    log.info("indexed %d instances that came while the index was away", len(done))
+            return len(self.journals.waiting.entries())
+        finally:
+            self._catching_up.release()
+
+    def _add_again(self, place: PurePosixPath) -> None:
+        """Index a file of a journal; one that cannot be is put aside, so that it does not hold up all others."""
+        try:
+            if place.is_absolute() or ".." in place.parts or place.suffix != ".dcm":
+                log.error("the journal's line %r is no path of an instance", str(place))
+                return
+            self._index(self.entry_of_file(place))
+        except (OSError, ValueError, IndexRefuses) as error:
+            self.check()  # not when the whole storage has gone away
+            log.error("%s was acknowledged but cannot be indexed, a restart or `reindex` tries again: %s", place, error)
+            self.journals.aside.append(place)
 
     def entry_of_file(self, place: PurePosixPath) -> Entry:
         """Read what the index needs from a stored file.
@@ -269,86 +314,6 @@ class Archive:
             if length != instance.size or meta.digest != instance.digest:
                 raise StorageError(f"{instance.path} is damaged: it is not the file that was stored")
             yield file, length
-
-
-class Reception:
-    """One instance on its way in; a context manager that leaves nothing behind unless `finish` has returned."""
-
-    def __init__(
-        self,
-        archive: Archive,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax: str,
-        calling: str,
-        received: str,
-    ) -> None:
-        self._archive = archive
-        self._sop_class_uid = sop_class_uid
-        self._sop_instance_uid = sop_instance_uid
-        self._calling = calling
-        self._scanner = DatasetScanner(transfer_syntax)
-        self._incoming: Incoming = archive.store.begin(
-            sop_class_uid, sop_instance_uid, transfer_syntax, calling, received
-        )
-
-    def __enter__(self) -> Reception:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._incoming.discard()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the data set.
-
-        Raises
-        ------
-        NoRoom, StorageError
-            When they cannot be kept.
-        """
-        self._incoming.write(data)
-        self._scanner.feed(data)
-
-    def finish(self) -> Receipt:
-        """Make the instance durable and findable.
-
-        Raises
-        ------
-        HeaderError
-            When the head of the data set cannot be read.
-        DatasetMismatch
-            When it is another instance than was said.
-        NoRoom, StorageError, NotMounted
-            When it cannot be kept.
-        """
-        header = self._scanner.finish()
-        said = (self._sop_class_uid, self._sop_instance_uid)
-        found = (header.sop_class_uid, header.sop_instance_uid)
-        if found != said:
-            raise DatasetMismatch(f"the data set is {found[1]} of class {found[0]}, announced was {said[1]} of {said[0]}")
-        incoming = self._incoming
-        incoming.sync()
-        digest = incoming.digest()
-        place = layout.place(header, digest)
-        if not incoming.settle(place):
-            self._check_twin(place, digest)
-        entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
-        return Receipt(self._archive.add(entry), header, digest, incoming.size, place)
-
-    def _check_twin(self, place: PurePosixPath, digest: str) -> None:
-        """Make sure that the file which is there already can stand for this one; if it is damaged, put it aside."""
-        path = self._archive.store.root / place
-        try:
-            with path.open("rb") as file:
-                meta = filemeta.read(file)
-                sound = meta.digest == digest and os.fstat(file.fileno()).st_size - meta.offset == self._incoming.size
-        except (OSError, filemeta.NotDicom):
-            sound = False
-        if not sound:
-            log.error("%s is damaged and was replaced by what was received again", place)
-            self._archive.store.replace_damaged(self._incoming.path, place)
 
 
 def scan(file: BinaryIO, transfer_syntax: str) -> Header:

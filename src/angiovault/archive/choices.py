@@ -1,10 +1,9 @@
-"""Which version of an instance an administrator chose to be current: kept beside the files, as the index may be lost."""
+"""Which version of an instance is current by choice rather than by order of receipt; kept with the files."""
 
 from __future__ import annotations
 
-import os
-
-from angiovault.archive.store import Store, as_storage_error, fsync_directory
+from angiovault.archive.durable import append_line, locked
+from angiovault.archive.store import Store, as_storage_error
 
 
 class Choices:
@@ -12,9 +11,16 @@ class Choices:
 
     def __init__(self, store: Store) -> None:
         self._path = store.private / "choices"
+        self._lock = store.private / "choices.lock"
 
     def all(self) -> dict[str, str]:
-        """Return SOP Instance UID -> content of the chosen version."""
+        """Return SOP Instance UID -> content of the chosen version.
+
+        Raises
+        ------
+        StorageError
+            When they cannot be read.
+        """
         with as_storage_error("cannot read the choices between versions"):
             try:
                 lines = self._path.read_text(encoding="ascii", errors="replace").splitlines()
@@ -24,10 +30,12 @@ class Choices:
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
     def add(self, uid: str, content: str) -> None:
-        """Remember a choice durably."""
-        with as_storage_error("cannot keep a choice between versions"):
-            with self._path.open("a", encoding="ascii") as file:
-                file.write(f"{uid} {content}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            fsync_directory(self._path.parent)
+        """Remember a choice durably.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be written.
+        """
+        with as_storage_error("cannot keep a choice between versions"), locked(self._lock):
+            append_line(self._path, f"{uid} {content}")

@@ -33,7 +33,7 @@ _MEMORY: Final = 4 << 30
 """Bytes of address space: several times what a frame of the largest detectors needs."""
 _IDLE: Final = 120.0
 """Seconds without a request after which the process ends."""
-_KEPT_FREE: Final = 256 << 20
+KEPT_FREE: Final = 256 << 20
 """Bytes that a conversion leaves free on the scratch file system: it may be the one that instances are received on."""
 _PIECE: Final = 1 << 20
 _LONGEST_REQUEST: Final = 1 << 16
@@ -60,7 +60,7 @@ def convert(stored: BinaryIO, result: BinaryIO, target_syntax: str, scratch: Pat
     with contextlib.ExitStack() as stack:
         if syntax == DEFLATED:
             inflated = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
-            _inflate(stored, start, inflated, scratch)
+            inflate(stored, start, inflated, scratch)
             stored, start, size = inflated, 0, inflated.tell()
         source = {EXPLICIT_VR_BIG_ENDIAN: BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN: IMPLICIT}.get(syntax, EXPLICIT)
         data_set = reencoding.DataSet(stored, start, size, source, syntax)
@@ -70,11 +70,17 @@ def convert(stored: BinaryIO, result: BinaryIO, target_syntax: str, scratch: Pat
         result.flush()
 
 
-def _inflate(stored: BinaryIO, start: int, inflated: BinaryIO, scratch: Path) -> None:
-    """Undo the compression of a deflated data set (PS3.5 A.5), as far as there is room for it."""
+def inflate(stored: BinaryIO, start: int, inflated: BinaryIO, scratch: Path) -> None:
+    """Undo the compression of a deflated data set (PS3.5 A.5) from byte `start` on.
+
+    Raises
+    ------
+    ConversionError
+        If it is cut short or broken, or there is no room for it.
+    """
     stored.seek(start)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    room, data = shutil.disk_usage(scratch).free - _KEPT_FREE, b""
+    room = shutil.disk_usage(scratch).free - KEPT_FREE
     while not inflater.eof:
         data = inflater.unconsumed_tail or stored.read(_PIECE)
         try:
@@ -90,7 +96,7 @@ def _inflate(stored: BinaryIO, start: int, inflated: BinaryIO, scratch: Path) ->
 
 
 def _check_room(needed: int, scratch: Path) -> None:
-    free = shutil.disk_usage(scratch).free - _KEPT_FREE
+    free = shutil.disk_usage(scratch).free - KEPT_FREE
     if needed > free:
         raise ConversionError(f"no room for the converted object: {needed} bytes, {max(free, 0)} may be used")
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from peewee import fn
+from peewee import IntegrityError, fn
 
 from angiovault.archive.archive import Archive
-from angiovault.archive.index import Index
+from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.models import Commitment
 from angiovault.archive.selection import versions
 from angiovault.archive.verifying import sound
@@ -27,6 +30,8 @@ CLASS_INSTANCE_CONFLICT: Final = 0x0119
 
 _FIRST_RETRY: Final = 60
 _LONGEST_RETRY: Final = 3600
+_RESULT_HOLDS: Final = 86400
+"""Seconds for which a result that could not be delivered is not made anew: that means reading every file again."""
 
 Item = tuple[str, str]
 """SOP Class UID and SOP Instance UID."""
@@ -40,7 +45,7 @@ class DuplicateTransaction(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of the queue; times in seconds since the epoch."""
+    """One request of the queue; times in seconds since the epoch, `result` None when it has to be made (anew)."""
 
     number: int
     transaction_uid: str
@@ -65,39 +70,49 @@ def accept(
     IndexUnavailable
         When the database is away.
     """
-    encoded = json.dumps(sorted(items)).encode()
-    digest = hashlib.sha256(encoded).hexdigest()
+    for last in (False, True):
+        try:
+            with _writing(index):
+                _accept(transaction_uid, calling, called, address, items)
+            return
+        except IntegrityError as error:  # the same request came on two associations in one moment
+            if last:
+                raise IndexUnavailable(f"the index refuses a row: {error}") from error
+
+
+def _accept(transaction_uid: str, calling: str, called: str, address: str, items: Sequence[Item]) -> None:
+    digest = hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()
     now = int(time.time())
-    with index.session() as database, database.atomic():
-        same = (Commitment.transaction_uid == transaction_uid) & (Commitment.calling == calling)
-        row = Commitment.select(Commitment.id, Commitment.request).where(same).tuples().first()
-        if row is None:
-            Commitment.insert(
-                transaction_uid=transaction_uid,
-                calling=calling,
-                called=called,
-                address=address,
-                request=digest,
-                items=encoded,
-                result=b"",
-                state=WAITING,
-                attempts=0,
-                next_attempt=now,
-                received=now,
-                problem="",
-            ).execute()
-        elif row[1] != digest:
-            raise DuplicateTransaction(f"transaction {transaction_uid} was used before with another list")
-        else:
-            again = {"state": WAITING, "attempts": 0, "next_attempt": now, "received": now, "address": address}
-            Commitment.update(**again, called=called, problem="").where(Commitment.id == row[0]).execute()
+    fresh = {
+        "called": called,
+        "address": address,
+        "items": _packed(list(items)),
+        "result": b"",
+        "state": WAITING,
+        "attempts": 0,
+        "next_attempt": now,
+        "received": now,
+        "problem": "",
+    }
+    same = (Commitment.transaction_uid == transaction_uid) & (Commitment.calling == calling)
+    row = Commitment.select(Commitment.id, Commitment.request).where(same).tuples().first()
+    if row is None:
+        Commitment.insert(transaction_uid=transaction_uid, calling=calling, request=digest, **fresh).execute()
+    elif row[1] == digest:
+        Commitment.update(**fresh).where(Commitment.id == row[0]).execute()
+    else:
+        raise DuplicateTransaction(f"transaction {transaction_uid} was used before with another list")
+    # Whoever asks is there: what could not be delivered to it is tried again at once.
+    theirs = (Commitment.calling == calling) & (Commitment.address == address)
+    Commitment.update(next_attempt=now).where(theirs & (Commitment.state == WAITING)).execute()
 
 
-def due(index: Index) -> list[Request]:
-    """Return the requests whose result is to be made or delivered now, the oldest first."""
+def next_due(index: Index) -> Request | None:
+    """Return the request to work on now, if any: the one with the fewest attempts, so that new ones do not wait."""
     ready = (Commitment.state == WAITING) & (Commitment.next_attempt <= int(time.time()))
     with index.session():
-        return [_request(row) for row in Commitment.select().where(ready).order_by(Commitment.id)]
+        row = Commitment.select().where(ready).order_by(Commitment.attempts, Commitment.id).first()
+    return None if row is None else _request(row)
 
 
 def seconds_to_next(index: Index) -> float | None:
@@ -108,8 +123,19 @@ def seconds_to_next(index: Index) -> float | None:
     return None if row is None else max(0.0, row[0] - time.time())
 
 
-def judge(archive: Archive, request: Request) -> tuple[Judgement, ...]:
-    """Decide for each instance of a request whether it is safe: every kept version is read again and its digest checked.
+def retry_all(index: Index) -> None:
+    """Make every waiting request due: after a restart the cause of a failed delivery may be gone."""
+    with index.session():
+        Commitment.update(next_attempt=int(time.time())).where(Commitment.state == WAITING).execute()
+
+
+def judge(archive: Archive, sop_class: str, uid: str) -> int:
+    """Decide whether an instance is safe: every kept version of it is read again and its digest checked.
+
+    Returns
+    -------
+    int
+        The Failure Reason (PS3.3 C.14), 0 when it is safe.
 
     Raises
     ------
@@ -117,28 +143,25 @@ def judge(archive: Archive, request: Request) -> tuple[Judgement, ...]:
         When that cannot be found out now.
     """
     archive.check()
-    index = archive.ready_index()
-    return tuple((sop_class, uid, _judge_one(archive, index, sop_class, uid)) for sop_class, uid in request.items)
-
-
-def _judge_one(archive: Archive, index: Index, sop_class: str, uid: str) -> int:
-    kept = versions(index, uid)
+    kept = versions(archive.ready_index(), uid)
     if not kept:
         return NO_SUCH_INSTANCE
     if all(version.sop_class_uid != sop_class for version in kept):
         return CLASS_INSTANCE_CONFLICT
-    return 0 if all(sound(archive.store, version) for version in kept) else PROCESSING_FAILURE
+    if all(sound(archive.store, version) for version in kept):
+        return 0
+    archive.check()  # a volume that has just gone says nothing about the file
+    return PROCESSING_FAILURE
 
 
 def keep_result(index: Index, request: Request, result: Sequence[Judgement]) -> None:
-    """Remember the result of a request."""
-    with index.session():
-        Commitment.update(result=json.dumps(list(result)).encode()).where(Commitment.id == request.number).execute()
+    """Remember the result of a request until it is delivered."""
+    _set(index, request, result=_packed([int(time.time()), list(result)]))
 
 
 def delivered(index: Index, request: Request) -> None:
-    """Note that the result was delivered."""
-    _set(index, request, state=DELIVERED, problem="")
+    """Note that the result was delivered; of the request only what tells its repetition from another stays."""
+    _set(index, request, state=DELIVERED, problem="", items=b"", result=b"")
 
 
 def postpone(index: Index, request: Request, problem: str, retry_days: int) -> bool:
@@ -160,7 +183,7 @@ def postpone(index: Index, request: Request, problem: str, retry_days: int) -> b
 
 def give_up(index: Index, request: Request, problem: str) -> None:
     """Note that a result cannot be delivered."""
-    _set(index, request, state=GIVEN_UP, problem=problem)
+    _set(index, request, state=GIVEN_UP, problem=problem, items=b"", result=b"")
 
 
 def counts(index: Index) -> dict[str, int]:
@@ -171,19 +194,29 @@ def counts(index: Index) -> dict[str, int]:
 
 
 def waiting(index: Index) -> list[dict[str, Any]]:
-    """Return what waits, for people: transaction, requestor, number of instances, attempts, last problem."""
+    """Return what waits, for people: which transaction of whom, how much, since when, and why it waits still."""
     with index.session():
         query = Commitment.select().where(Commitment.state == WAITING).order_by(Commitment.id)
         return [
             {
                 "transaction_uid": row.transaction_uid,
                 "requestor": f"{row.calling}@{row.address}",
-                "instances": len(json.loads(bytes(row.items))),
+                "instances": len(_unpacked(row.items)),
+                "received": _iso(row.received),
                 "attempts": row.attempts,
+                "next_attempt": _iso(row.next_attempt),
                 "problem": row.problem,
             }
             for row in query
         ]
+
+
+@contextlib.contextmanager
+def _writing(index: Index) -> Iterator[None]:
+    # IMMEDIATE: SQLite refuses a transaction that has read and then writes when another has written in between.
+    kind = ("IMMEDIATE",) if index.engine == "sqlite" else ()
+    with index.session() as database, database.atomic(*kind):
+        yield
 
 
 def _set(index: Index, request: Request, **changes: Any) -> None:
@@ -191,16 +224,31 @@ def _set(index: Index, request: Request, **changes: Any) -> None:
         Commitment.update(**changes).where(Commitment.id == request.number).execute()
 
 
+def _packed(value: list[Any]) -> bytes:
+    # UIDs resemble one another: a tenth is left of a list, which a database limits in length.
+    return zlib.compress(json.dumps(value).encode())
+
+
+def _unpacked(encoded: bytes) -> Any:
+    return json.loads(zlib.decompress(bytes(encoded)))
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _request(row: Any) -> Request:
-    result = json.loads(bytes(row.result)) if row.result else None
+    made, result = _unpacked(row.result) if row.result else (0, [])
     return Request(
         row.id,
         row.transaction_uid,
         row.calling,
         row.called,
         row.address,
-        tuple((sop_class, uid) for sop_class, uid in json.loads(bytes(row.items))),
-        None if result is None else tuple((sop_class, uid, reason) for sop_class, uid, reason in result),
+        tuple((sop_class, uid) for sop_class, uid in _unpacked(row.items)),
+        tuple((sop_class, uid, reason) for sop_class, uid, reason in result)
+        if 0 <= time.time() - made <= _RESULT_HOLDS
+        else None,
         row.attempts,
         row.received,
     )

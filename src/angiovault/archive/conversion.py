@@ -40,7 +40,7 @@ ENCAPSULATED: Final = JPEG | JPEG_LS | JPEG_2000 | {RLE_LOSSLESS, ENCAPSULATED_U
 
 MINIMUM_TIME: Final = 60.0
 """Seconds a conversion may take at least, however small the object."""
-SLOWEST: Final = 500_000
+SLOWEST: Final = 200_000
 """Bytes of the stored file per second: a conversion slower than this is taken for a hanging decoder."""
 _LONGEST_REPLY: Final = 1 << 16
 _TIME_TO_DIE: Final = 5.0
@@ -191,7 +191,7 @@ class _Worker:
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "angiovault.archive.codec_worker"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},

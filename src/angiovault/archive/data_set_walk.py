@@ -48,6 +48,8 @@ _KEPT: Final = frozenset(
 _LONGEST_KEPT: Final = 64
 """Bytes: the longest value of an LO, the kind of a private creator."""
 _MOST_FRAGMENTS: Final = 1 << 22
+_DEEPEST: Final = 50_000
+"""Sequences and items open at once; real objects have a dozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,8 @@ class _Walker:
         self, kind: Kind, level: Level, encoding: Encoding, tag: int, length: int, offset: int, limit: int
     ) -> None:
         """Enter a sequence or item."""
+        if len(self.stack) > _DEEPEST:
+            raise ConversionError(f"{tag_name(tag)} is nested more than {_DEEPEST} deep")
         if length == UNDEFINED:
             self.stack.append(_Open(kind, level, encoding, None, limit))
         else:

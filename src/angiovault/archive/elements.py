@@ -1,37 +1,99 @@
-"""Flat lists of data elements as bytes (PS3.5 7.1): what the index keeps of a data set, and what an answer is made of."""
+"""Data elements as bytes (PS3.5 7.1): what the index keeps of a data set, what a query asks, what is answered."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from io import BytesIO
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from pydicom import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
+from pydicom.datadict import dictionary_VR
 
 Elements = dict[int, tuple[str, bytes]]
-"""Tag -> (VR, encoded value); the value of a sequence is that of Explicit VR Little Endian."""
+"""Tag -> (VR, encoded value); the value of a sequence is its items in Explicit VR Little Endian."""
+
+SPECIFIC_CHARACTER_SET: Final = 0x00080005
 
 LONG_FORM: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
+_SHORT_FORM: Final = frozenset(
+    (
+        "AE",
+        "AS",
+        "AT",
+        "CS",
+        "DA",
+        "DS",
+        "DT",
+        "FD",
+        "FL",
+        "IS",
+        "LO",
+        "LT",
+        "PN",
+        "SH",
+        "SL",
+        "SS",
+        "ST",
+        "TM",
+        "UI",
+        "UL",
+        "US",
+    )
+)
 _PADDED_BY_NUL: Final = frozenset(("UI", "OB", "UN"))
+_LONGEST_SHORT_VALUE: Final = 0xFFFE
+
+_ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED: Final = 0xFFFFFFFF
+
+DEEPEST: Final = 16
+"""Sequences within one another that are followed; no attribute of the standard needs half as many."""
+MOST_ELEMENTS: Final = 10_000
+"""Elements and items of one data set that are taken, about twice as many as the standard has attributes."""
+
+
+class EncodingError(ValueError):
+    """Bytes that are no data set, or one of absurd size; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A parsed data element: VR and value, or the items of a sequence."""
+
+    vr: str
+    value: bytes
+    items: tuple[Tree, ...] = ()
+
+
+Tree = dict[int, Element]
+"""Tag -> element of a parsed data set."""
 
 
 def decode(encoded: bytes) -> Elements:
-    """Decode Explicit VR Little Endian elements of defined length, as `encode` makes them."""
+    """Decode Explicit VR Little Endian elements of defined length, as `encode` makes them; sequences stay bytes.
+
+    Raises
+    ------
+    EncodingError
+        When lengths do not fit.
+    """
     elements: Elements = {}
-    offset = 0
-    while offset < len(encoded):
-        group, element, vr_bytes, length = struct.unpack_from("<HH2sH", encoded, offset)
-        vr = vr_bytes.decode("ascii")
-        offset += 8
-        if vr in LONG_FORM:
-            (length,) = struct.unpack_from("<L", encoded, offset)
-            offset += 4
-        elements[group << 16 | element] = (vr, encoded[offset : offset + length])
-        offset += length
+    offset, end = 0, len(encoded)
+    try:
+        while offset < end:
+            group, element, vr_bytes, length = struct.unpack_from("<HH2sH", encoded, offset)
+            vr = vr_bytes.decode("ascii")
+            offset += 8
+            if vr in LONG_FORM:
+                (length,) = struct.unpack_from("<L", encoded, offset)
+                offset += 4
+            elements[group << 16 | element] = (vr, encoded[offset : offset + length])
+            offset += length
+    except (struct.error, UnicodeDecodeError) as error:
+        raise EncodingError(f"no data element at byte {offset}") from error
+    if offset != end:
+        raise EncodingError("the last value ends early")
     return elements
 
 
@@ -40,32 +102,152 @@ def encode(elements: Mapping[int, tuple[str, bytes]], implicit: bool = False) ->
     parts = []
     for tag in sorted(elements):
         vr, value = elements[tag]
-        if vr == "SQ" and implicit and value:
-            value = _sequence_to_implicit(tag, value)
-        if len(value) % 2:
-            value += b"\0" if vr in _PADDED_BY_NUL else b" "
-        if implicit:
-            parts.append(struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)))
-        elif vr in LONG_FORM:
-            parts.append(struct.pack("<HH2sxxL", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)))
-        else:
-            value = value[:0xFFFE]
-            parts.append(struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)))
-        parts.append(value)
+        if vr == "SQ" and implicit:
+            value = encode_items(items(value), implicit)
+        parts.append(_encode_element(tag, vr, value, implicit))
     return b"".join(parts)
 
 
-def sequence_items(tag: int, value: bytes) -> list[Dataset]:
-    """Return the items of a sequence value in Explicit VR Little Endian."""
-    header = struct.pack("<HH2sxxL", tag >> 16, tag & 0xFFFF, b"SQ", len(value))
-    dataset = read_dataset(BytesIO(header + value), is_implicit_VR=False, is_little_endian=True)
-    return list(dataset[tag].value)
+def encode_items(sequence: Iterable[Tree], implicit: bool = False) -> bytes:
+    """Encode the items of a sequence with defined lengths."""
+    parts = []
+    for item in sequence:
+        body = b"".join(
+            _encode_element(tag, element.vr, _value(element, implicit), implicit)
+            for tag, element in sorted(item.items())
+        )
+        parts.append(struct.pack("<HHL", _ITEM >> 16, _ITEM & 0xFFFF, len(body)) + body)
+    return b"".join(parts)
 
 
-def _sequence_to_implicit(tag: int, value: bytes) -> bytes:
-    out = DicomBytesIO()
-    out.is_little_endian, out.is_implicit_VR = True, True
-    holder = Dataset()
-    holder.add_new(tag, "SQ", sequence_items(tag, value))
-    write_dataset(out, holder)
-    return bytes(out.getvalue())[8:]
+def _value(element: Element, implicit: bool) -> bytes:
+    return encode_items(element.items, implicit) if element.vr == "SQ" else element.value
+
+
+def _encode_element(tag: int, vr: str, value: bytes, implicit: bool) -> bytes:
+    if len(value) % 2:
+        value += b"\0" if vr in _PADDED_BY_NUL else b" "
+    if implicit:
+        return struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value
+    if vr in LONG_FORM:
+        return struct.pack("<HH2sxxL", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+    value = value[:_LONGEST_SHORT_VALUE]
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+
+
+def parse(encoded: bytes, implicit: bool = False) -> Tree:
+    """Parse a small data set with its sequences, in Explicit or Implicit VR Little Endian.
+
+    Raises
+    ------
+    EncodingError
+        When it is no data set, is nested deeper than `DEEPEST`, or has more than `MOST_ELEMENTS` elements and items.
+    """
+    return _Parser(encoded).data_set(len(encoded), implicit, 0)
+
+
+def items(value: bytes) -> tuple[Tree, ...]:
+    """Parse the items of a sequence value in Explicit VR Little Endian.
+
+    Raises
+    ------
+    EncodingError
+        As `parse`.
+    """
+    return _Parser(value).items(len(value), False, 0)
+
+
+@lru_cache(maxsize=1024)
+def dictionary_vr(tag: int) -> str:
+    """Return the standard's VR of an attribute (PS3.6 6), the first where there are several, UN for unknown ones."""
+    if tag & 0xFFFF == 0:
+        return "UL"
+    try:
+        return dictionary_VR(tag)[:2]
+    except KeyError:
+        return "UN"
+
+
+class _Parser:
+    """Goes through the bytes once; every length is checked against what holds it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+        self._left = MOST_ELEMENTS
+
+    def data_set(self, end: int, implicit: bool, depth: int, delimited: bool = False) -> Tree:
+        tree: Tree = {}
+        while self._at < end:
+            tag = self._tag(end)
+            if delimited and tag == _ITEM_DELIMITER:
+                self._length(end)
+                return tree
+            self._count()
+            tree[tag] = self._element(tag, end, implicit, depth)
+        if delimited:
+            raise EncodingError("an item without its end")
+        return tree
+
+    def items(self, end: int, implicit: bool, depth: int, delimited: bool = False) -> tuple[Tree, ...]:
+        if depth >= DEEPEST:
+            raise EncodingError(f"sequences nested deeper than {DEEPEST}")
+        found: list[Tree] = []
+        while self._at < end:
+            tag, length = self._tag(end), self._length(end)
+            if delimited and tag == _SEQUENCE_DELIMITER:
+                return tuple(found)
+            if tag != _ITEM:
+                raise EncodingError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) where an item should be")
+            self._count()
+            undefined = length == _UNDEFINED
+            stop = end if undefined else self._stop(length, end)
+            found.append(self.data_set(stop, implicit, depth + 1, delimited=undefined))
+        if delimited:
+            raise EncodingError("a sequence without its end")
+        return tuple(found)
+
+    def _element(self, tag: int, end: int, implicit: bool, depth: int) -> Element:
+        if implicit:
+            vr, length = dictionary_vr(tag), self._length(end)
+        else:
+            vr = self._take(2, end).decode("latin-1")
+            if vr in LONG_FORM:
+                self._take(2, end)
+                length = self._length(end)
+            elif vr in _SHORT_FORM:
+                length = int.from_bytes(self._take(2, end), "little")
+            else:
+                raise EncodingError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no VR but {vr!a}")
+        undefined = length == _UNDEFINED
+        if vr == "UN" and (undefined or dictionary_vr(tag) == "SQ"):
+            vr, implicit = "SQ", True  # PS3.5 6.2.2
+        if vr != "SQ":
+            if undefined:
+                raise EncodingError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) of VR {vr} has an undefined length")
+            return Element(vr, self._take(length, end))
+        stop = end if undefined else self._stop(length, end)
+        return Element("SQ", b"", self.items(stop, implicit, depth, delimited=undefined))
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise EncodingError(f"more than {MOST_ELEMENTS} elements and items")
+
+    def _tag(self, end: int) -> int:
+        group, element = struct.unpack("<HH", self._take(4, end))
+        return int(group << 16 | element)
+
+    def _length(self, end: int) -> int:
+        return int.from_bytes(self._take(4, end), "little")
+
+    def _stop(self, length: int, end: int) -> int:
+        if length > end - self._at:
+            raise EncodingError(f"a length of {length} bytes where {end - self._at} are left")
+        return self._at + length
+
+    def _take(self, length: int, end: int) -> bytes:
+        stop = self._stop(length, end)
+        taken = self._data[self._at : stop]
+        self._at = stop
+        return taken

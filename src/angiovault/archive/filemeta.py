@@ -1,7 +1,7 @@
 """The head of a stored file (PS3.10 7.1): preamble, File Meta Information, and in it what the archive vouches for.
 
-SHA-256 of the data set, time of receipt and calling AE title lie in Private Information (0002,0102) under our creator UID
-(0002,0100), so that the files alone are enough to check and rebuild the archive.
+SHA-256 of the data set, time of receipt and calling AE title lie in Private Information (0002,0102) under our creator
+UID (0002,0100), so that the files alone are enough to check and rebuild the archive.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PRIVATE_INFORMATION_CREATOR: Final = IMPLEMENTATION_CLASS_UID + ".1"
 LONGEST_META: Final = 1 << 16
 
 _PREAMBLE: Final = bytes(128) + b"DICM"
-_LONG_FORM: Final = frozenset((b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"UC", b"UR", b"OD", b"OL", b"OV", b"SV", b"UV"))
+_LONG_FORM: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _EMPTY_DIGEST: Final = "0" * 64
 _RECORD: Final = re.compile(rb"sha256=([0-9a-f]{64}) received=(\S+) from=(.*)")
 
@@ -50,8 +50,12 @@ class FileMeta:
 def build(
     sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, received: str, calling: str
 ) -> tuple[bytes, int]:
-    """Return the head of a new file, and where in it the 64 digits of the digest are to be written later."""
-    record = f"sha256={_EMPTY_DIGEST} received={received} from={calling}".encode("latin-1", "replace")
+    """Return the head of a new file, and where in it `vouched` is to be written when the data set is complete.
+
+    `received` has the length that the final one will have.
+    """
+    vouch = vouched(_EMPTY_DIGEST, received)
+    record = vouch + f" from={calling}".encode("latin-1", "replace")
     elements = [
         _element(0x0001, b"OB", b"\0\1"),
         _element(0x0002, b"UI", sop_class_uid.encode()),
@@ -66,7 +70,12 @@ def build(
     elements.append(_element(0x0102, b"OB", record))
     body = b"".join(elements)
     head = _PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
-    return head, head.rindex(_EMPTY_DIGEST.encode())
+    return head, head.rindex(vouch)
+
+
+def vouched(digest: str, received: str) -> bytes:
+    """Return the part of the Private Information that is known only at the end of a data set."""
+    return f"sha256={digest} received={received}".encode("ascii")
 
 
 def read(file: BinaryIO) -> FileMeta:

@@ -6,23 +6,20 @@ raises `IndexUnavailable`, and works again by itself when it is back.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 import peewee
-from playhouse.pool import PooledMySQLDatabase, PooledSqliteDatabase
 
-from angiovault.archive import layout, models, names, schema
+from angiovault.archive import layout, names
 from angiovault.archive.attributes import WANTED
+from angiovault.archive.database import Database, IndexIncomplete, IndexUnavailable, SchemaTooNew, WrongArchive, passes
 from angiovault.archive.header import Header
 from angiovault.archive.models import (
-    Archive,
     Folder,
     Instance,
     Patient,
@@ -31,30 +28,36 @@ from angiovault.archive.models import (
     Study,
     StudyPerson,
 )
-from angiovault.archive.store import fsync_directory
-from angiovault.indexurl import IndexURL
+
+__all__ = [
+    "CONFLICT",
+    "DUPLICATE",
+    "STORED",
+    "Entry",
+    "Index",
+    "IndexIncomplete",
+    "IndexRefuses",
+    "IndexUnavailable",
+    "SchemaTooNew",
+    "WrongArchive",
+    "ascii_code",
+    "key_of",
+]
 
 _ISSUER_OF_PATIENT_ID: Final = 0x00100021
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _TIMEZONE: Final = 0x00080201
 _KEY_LENGTH: Final = 185
 _ATTEMPTS: Final = 5
+_MOST_LISTED: Final = 500
 
 STORED: Final = "stored"
 DUPLICATE: Final = "duplicate"
 CONFLICT: Final = "conflict"
 
 
-class IndexUnavailable(Exception):
-    """The database cannot be used now; the text says why."""
-
-
-class SchemaTooNew(Exception):
-    """The index was made by a newer version of this program."""
-
-
-class WrongArchive(Exception):
-    """The index belongs to another archive."""
+class IndexRefuses(Exception):
+    """The database takes no row of this instance, though it is well; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,149 +77,23 @@ class Entry:
         return layout.content_key(self.header.transfer_syntax, self.digest)
 
 
-class Index:
-    """The index of one archive.
+class Index(Database):
+    """The index of one archive."""
 
-    Parameters
-    ----------
-    url : IndexURL
-        Where the database is.
-    """
-
-    def __init__(self, url: IndexURL) -> None:
-        self.url = url
-        self.engine = url.engine
-        self._ready = False
-        self._lock = threading.Lock()  # one writer at a time: SQLite has one anyway, and counts stay simple
-        if url.engine == "sqlite":
-            # WAL with FULL syncs the log at every commit: what is committed survives a power cut.
-            self.database: Any = PooledSqliteDatabase(
-                str(url.path),
-                max_connections=0,
-                stale_timeout=300,
-                timeout=30,
-                pragmas={"journal_mode": "wal", "synchronous": "full", "busy_timeout": 30000, "temp_store": "memory"},
-            )
-        else:
-            self.database = PooledMySQLDatabase(
-                url.database,
-                max_connections=0,
-                stale_timeout=60,
-                user=url.user,
-                password=url.password,
-                connect_timeout=5,
-                read_timeout=300,
-                write_timeout=60,
-                charset="utf8mb4",
-                init_command="SET SESSION sql_mode='STRICT_ALL_TABLES', SESSION tx_isolation='READ-COMMITTED'",
-                **({"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}),
-            )
-        self.database.bind(models.ALL)
-
-    # ---- connection, schema, identity
-
-    @contextlib.contextmanager
-    def session(self) -> Iterator[Any]:
-        """Give a connection to a block of work; the database's errors come out as `IndexUnavailable`."""
-        try:
-            with self.database.connection_context():
-                yield self.database
-        except peewee.IntegrityError:
-            raise
-        except (peewee.PeeweeException, OSError) as error:
-            with contextlib.suppress(Exception):  # the pool keeps no broken connection
-                self.database.close_idle()
-            raise IndexUnavailable(f"the index ({self.url.redacted()}) cannot be used: {error}") from error
-
-    def exists(self) -> bool:
-        """Return whether the database holds an index already; makes nothing.
+    def clear(self) -> None:
+        """Forget every instance (not the commitments or refusals), to be indexed anew.
 
         Raises
         ------
         IndexUnavailable
-            When the database cannot be asked.
+            When the database is away.
         """
-        if self.url.path is not None and not self.url.path.exists():
-            return False
-        with self.session() as database:
-            return bool(database.table_exists("archive"))
-
-    def archive_id(self) -> str:
-        """Return the id of the archive that the index belongs to, '' when it has none yet."""
-        if not self.exists():
-            return ""
-        with self.session():
-            return self._fact("archive_id")
-
-    def open(self, archive_id: str) -> bool:
-        """Bring the schema up to date and check that the index belongs to the archive.
-
-        Returns
-        -------
-        bool
-            Whether the index is new.
-
-        Raises
-        ------
-        IndexUnavailable, SchemaTooNew, WrongArchive
-            When it cannot be used.
-        """
-        if self._ready:
-            return False
-        self._migrate()
-        with self.session() as database, database.atomic():
-            known = self._fact("archive_id")
-            if known and known != archive_id:
-                raise WrongArchive(
-                    f"the index {self.url.redacted()} belongs to archive {known}, the storage is archive {archive_id}: "
-                    "give each archive its own index"
-                )
-            if not known:
-                Archive.insert(name="archive_id", value=archive_id).execute()
-        self._ready = True
-        return not known
-
-    @property
-    def ready(self) -> bool:
-        """Whether `open` has succeeded."""
-        return self._ready
-
-    def _fact(self, name: str) -> str:
-        row = Archive.select(Archive.value).where(Archive.name == name).tuples().first()
-        return str(row[0]) if row else ""
-
-    def _migrate(self) -> None:
-        new_file = self.url.path is not None and not self.url.path.exists()
-        with self.session() as database:
-            version = int(self._fact("schema") or 0) if database.table_exists("archive") else 0
-            newest = len(schema.MIGRATIONS)
-            if version > newest:
-                raise SchemaTooNew(
-                    f"the index {self.url.redacted()} has schema {version}, this version of AngioVault knows {newest}: "
-                    "install the newer AngioVault again, or let this one make a new index"
-                )
-            if version == 0 and database.table_exists("archive"):
-                # MariaDB commits every CREATE by itself: a first start that was cut off left part of the tables.
-                for model in models.ALL:
-                    database.execute_sql(f"DROP TABLE IF EXISTS {model._meta.table_name}")
-            for step in range(version + 1, newest + 1):
-                with database.atomic():
-                    for statement in schema.statements(self.engine, step):
-                        database.execute_sql(statement)
-                    Archive.replace(name="schema", value=str(step)).execute()
-        if new_file and self.url.path is not None:
-            fsync_directory(self.url.path.resolve().parent)
-
-    def close(self) -> None:
-        """Close all connections; for SQLite this also folds the write-ahead log into the file."""
-        with contextlib.suppress(peewee.PeeweeException):
-            self.database.close_all()
-
-    def clear(self) -> None:
-        """Forget every instance (not the commitments or refusals), to be indexed anew."""
-        with self._lock, self.session() as database, database.atomic():
+        with self._lock, self.session() as database:
             for model in (Instance, Folder, Series, StudyPerson, Study, PatientName, Patient):
-                model.delete().execute()
+                if self.engine == "mysql":  # DELETE would take hours on millions of rows
+                    database.execute_sql(f"TRUNCATE TABLE {model._meta.table_name}")
+                else:
+                    model.delete().execute()
 
     # ---- adding
 
@@ -231,21 +108,49 @@ class Index:
         Raises
         ------
         IndexUnavailable
-            When the database is away.
+            When the database is away, or is being rebuilt.
+        IndexRefuses
+            When this instance cannot be indexed.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self._lock, self.session() as database, self._transaction(database):
+                with self._lock, self.session(), self.transaction():
+                    self._require_complete(lock=True)
                     return self._add(entry)
             except peewee.IntegrityError as error:  # another process added the same row in this moment
                 if attempt == _ATTEMPTS:
-                    raise IndexUnavailable(f"the index refuses a row: {error}") from error
-                time.sleep(0.01 * attempt)
+                    raise IndexRefuses(f"the index refuses a row: {error}") from error
+            except peewee.DataError as error:
+                raise IndexRefuses(f"the index refuses a value: {error}") from error
+            except IndexUnavailable as error:  # a deadlock with another process, or a connection that had gone stale
+                if attempt == _ATTEMPTS or not passes(error):
+                    raise
+            time.sleep(0.01 * attempt)
         raise AssertionError("unreachable")
 
-    def _transaction(self, database: Any) -> Any:
-        # IMMEDIATE: a read that becomes a write may not fail because another process wrote in between.
-        return database.atomic("IMMEDIATE") if self.engine == "sqlite" else database.atomic()
+    def add_all(self, entries: Sequence[Entry]) -> list[str]:
+        """Add many files to an index that is being rebuilt, in one transaction.
+
+        Returns
+        -------
+        list[str]
+            For each '', or why it cannot be indexed.
+
+        Raises
+        ------
+        IndexUnavailable
+            When the database is away.
+        """
+        problems = []
+        with self._lock, self.session() as database, self.transaction():
+            for entry in entries:
+                try:
+                    with database.savepoint():
+                        self._add(entry)
+                    problems.append("")
+                except (peewee.IntegrityError, peewee.DataError) as error:
+                    problems.append(f"the index refuses it: {error}")
+        return problems
 
     def _add(self, entry: Entry) -> str:
         header = entry.header
@@ -295,9 +200,8 @@ class Index:
         row = Patient.select(Patient.id).where(Patient.identity == digest).tuples().first()
         if row:
             number = int(row[0])
-            have = {
-                name for (name,) in PatientName.select(PatientName.name).where(PatientName.patient_id == number).tuples()
-            }
+            known = PatientName.select(PatientName.name).where(PatientName.patient_id == number)
+            have = {name for (name,) in known.tuples()}
         else:
             number = Patient.insert(
                 identity=digest,
@@ -315,7 +219,9 @@ class Index:
         person = hashlib.sha256(
             repr((patient, sorted(names.name_keys(_raw(header, 0x00100010), _label(header))))).encode()
         ).hexdigest()
-        study = Study.select().where(Study.uid == header.study_instance_uid).first()
+        known = Study.select().where(Study.uid == header.study_instance_uid)
+        # Counts and lists of a study are changed by one process at a time.
+        study = (known.for_update() if self.engine == "mysql" else known).first()
         if study is None:
             study = Study.create(
                 uid=header.study_instance_uid,
@@ -350,7 +256,7 @@ class Index:
             series = Series.create(
                 study_id=study,
                 uid=header.series_instance_uid,
-                modality=ascii_code(key_of(header, 0x00080060)),
+                modality=_modality(header),
                 series_number=_bounded(header.integer(0x00200011)),
                 description=key_of(header, 0x0008103E),
                 instance_count=0,
@@ -375,14 +281,26 @@ class Index:
         }
         if series.instance_count == 0:
             changes["series_count"] = Study.series_count + 1
-        modality = header.text(0x00080060)
-        for column, value in (("modalities", modality), ("sop_classes", header.sop_class_uid)):
+        for column, value in (("modalities", _modality(header).upper()), ("sop_classes", header.sop_class_uid)):
             listed = getattr(study, column).split("\\") if getattr(study, column) else []
-            if value and value not in listed:
+            if value and value not in listed and len(listed) < _MOST_LISTED:
                 changes[column] = "\\".join([*listed, value])
         Study.update(**changes).where(Study.id == study.id).execute()
 
     # ---- choosing between versions
+
+    def current(self, uid: str) -> tuple[str, str]:
+        """Return content and time of receipt of the current version of an instance, '' when there is none.
+
+        Raises
+        ------
+        IndexUnavailable
+            When the database is away.
+        """
+        with self.session():
+            query = Instance.select(Instance.content, Instance.received)
+            row = query.where((Instance.uid == uid) & (Instance.current == 1)).tuples().first()
+        return (str(row[0]), str(row[1])) if row else ("", "")
 
     def choose(self, content: str, uid: str) -> None:
         """Make the version of `uid` with this content the current one.
@@ -391,8 +309,10 @@ class Index:
         ------
         LookupError
             When there is no such version.
+        IndexUnavailable
+            When the database is away.
         """
-        with self._lock, self.session() as database, self._transaction(database):
+        with self._lock, self.session(), self.transaction():
             rows = list(Instance.select().where(Instance.uid == uid))
             chosen = next((row for row in rows if row.content == content), None)
             if chosen is None:
@@ -435,6 +355,10 @@ _TAGS: Final = {
     level: frozenset({tag for tag, (of, _) in WANTED.items() if of == level} | {_SPECIFIC_CHARACTER_SET, _TIMEZONE})
     for level in ("PATIENT", "STUDY", "SERIES", "IMAGE")
 }
+
+
+def _modality(header: Header) -> str:
+    return ascii_code(key_of(header, 0x00080060))
 
 
 def _raw(header: Header, tag: int) -> bytes:

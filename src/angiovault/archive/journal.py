@@ -1,26 +1,30 @@
-"""The journal: paths of instances that were acknowledged while the index was away, each line synced before its yes."""
+"""Lists of paths of acknowledged instances that the index may not have; each line is synced before its yes."""
 
 from __future__ import annotations
 
 import os
-import threading
+import time
 from pathlib import Path, PurePosixPath
+from typing import Final
 
-from angiovault.archive.store import as_storage_error, fsync_directory
+from angiovault.archive.durable import append_line, fsync_directory, locked
+from angiovault.archive.store import as_storage_error
+
+_REMEMBERED: Final = 600.0
 
 
 class Journal:
-    """An append-only list of paths relative to the storage root.
+    """A list of paths relative to the storage root; several threads and processes may write to it.
 
     Parameters
     ----------
     path : Path
-        The journal file; it is made by the first `append`.
+        The file; it is there only while something is in the list.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
+        self._lock = path.with_name(path.name + ".lock")
 
     def append(self, place: PurePosixPath) -> None:
         """Add a path durably.
@@ -30,31 +34,37 @@ class Journal:
         StorageError
             When it cannot be written.
         """
-        with self._lock, as_storage_error("cannot write the journal"):
-            new = not self.path.exists()
-            # A line cut short by a crash was never acknowledged: begin on a line of our own.
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                size = os.fstat(descriptor).st_size
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                os.write(descriptor, (b"\n" if torn else b"") + str(place).encode() + b"\n")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if new:
-                fsync_directory(self.path.parent)
+        with as_storage_error("cannot write the journal"), locked(self._lock):
+            append_line(self.path, str(place))
+
+    def waiting(self) -> bool:
+        """Return whether there is anything in the list."""
+        return self.path.exists()
 
     def entries(self) -> list[PurePosixPath]:
-        """Return the paths that wait, oldest first."""
-        try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        return [PurePosixPath(line) for line in dict.fromkeys(text.splitlines()) if line]
+        """Return the paths, oldest first.
+
+        Raises
+        ------
+        StorageError
+            When they cannot be read.
+        """
+        with as_storage_error("cannot read the journal"):
+            try:
+                text = self.path.read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                return []
+        return [PurePosixPath(line) for line in dict.fromkeys(text.split("\n")) if line]
 
     def remove(self, done: set[PurePosixPath]) -> None:
-        """Take out the paths that the index has now; what was appended meanwhile stays."""
-        with self._lock, as_storage_error("cannot rewrite the journal"):
+        """Take out paths; what was appended meanwhile stays.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be written.
+        """
+        with as_storage_error("cannot rewrite the journal"), locked(self._lock):
             left = [place for place in self.entries() if place not in done]
             if not left:
                 self.path.unlink(missing_ok=True)
@@ -66,3 +76,85 @@ class Journal:
                     os.fsync(file.fileno())
                 temporary.rename(self.path)
             fsync_directory(self.path.parent)
+
+    def take(self, other: Journal) -> None:
+        """Add the entries of another list, which is empty afterwards.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be done.
+        """
+        places = other.entries()
+        if places:
+            with as_storage_error("cannot write the journal"), locked(self._lock):
+                append_line(self.path, "\n".join(map(str, places)))
+            other.remove(set(places))
+
+    def replace(self, other: Journal) -> None:
+        """Put this list in the place of another, whose entries are forgotten.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be done.
+        """
+        with as_storage_error("cannot put a journal away"), locked(self._lock):
+            if self.path.exists():
+                self.path.rename(other.path)
+                fsync_directory(self.path.parent)
+
+
+class Journals:
+    """The lists of one archive.
+
+    Attributes
+    ----------
+    waiting : Journal
+        Came while the index was away; nobody is answered from the index until it has them.
+    aside : Journal
+        Waited, but cannot be indexed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.waiting = Journal(folder / "journal")
+        self.aside = Journal(folder / "journal-aside")
+        self._recent = Journal(folder / "journal-recent")
+        self._earlier = Journal(folder / "journal-earlier")
+        self._moved = time.monotonic()
+
+    def note_recent(self, place: PurePosixPath) -> None:
+        """Remember an instance for a database that does not sync its commits, and may lose the last ones in a crash.
+
+        It is remembered for ten minutes at least; such a database writes its log every second or so.
+
+        Raises
+        ------
+        StorageError
+            When that cannot be done.
+        """
+        if time.monotonic() - self._moved > _REMEMBERED:
+            self._recent.replace(self._earlier)
+            self._moved = time.monotonic()
+        self._recent.append(place)
+
+    def recall_recent(self) -> None:
+        """Let what was remembered wait, since the database may have lost it.
+
+        Raises
+        ------
+        StorageError
+            When the lists cannot be written.
+        """
+        self.waiting.take(self._earlier)
+        self.waiting.take(self._recent)
+
+    def recall_aside(self) -> None:
+        """Let what was put aside wait once more.
+
+        Raises
+        ------
+        StorageError
+            When the lists cannot be written.
+        """
+        self.waiting.take(self.aside)

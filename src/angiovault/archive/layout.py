@@ -49,7 +49,7 @@ def content_key(transfer_syntax: str, digest: str) -> str:
 def place(header: Header, digest: str) -> PurePosixPath:
     """Return the path of an instance relative to the storage root.
 
-    For example ``2026/2026-11/2026-11-22_WANG^LI_12345_1f3a5b7c/001_XA_LCA_9e8d7c6b/0001_1.2.3.4_0123456789abcdef.dcm``.
+    For example ``2026/2026-11/2026-11-22_WANG^LI_123_1f3a5b7c/001_XA_LCA_9e8d7c6b/0001_1.2.3_0123456789abcdef.dcm``.
     """
     date = re.sub(r"\D", "", header.text(_STUDY_DATE))[:8]
     if re.fullmatch(r"[12]\d{3}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", date):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
 from pydicom.encaps import itemize_fragment
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 from angiovault.archive.code_streams import CodeStream, decode_code_stream, read_code_stream, starts_code_stream
 from angiovault.archive.conversion import (
@@ -46,6 +46,10 @@ _RAW: Final = frozenset({ENCAPSULATED_UNCOMPRESSED, DEFLATED_IMAGE_FRAME})
 _ONE_FRAGMENT_A_FRAME: Final = _RAW | {RLE_LOSSLESS}
 _EMPTY_OFFSET_TABLE: Final = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
 _LONGEST_PIXEL_DATA: Final = UNDEFINED - 1
+_LONGEST_FRAME: Final = 1 << 28
+"""Bytes of a native frame, ten times a mammogram: decoding needs several times as much memory."""
+_RLE_LIMIT: Final = 64
+"""How many times its encoded length a frame of RLE can have: two bytes become 128 (PS3.5 G.3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,8 @@ def read_image(file: BinaryIO, level: Level, syntax: str, fragments: Fragments) 
     if allocated not in (8, 16, 32, 64) and not (allocated == 1 and samples == 1 and syntax in _RAW):
         raise ConversionError(f"pixels of {allocated} bits allocated (0028,0100) cannot be decoded from this syntax")
     image = replace(image, native_photometric=_native_photometric(image, file))
+    if image.frame_length > _LONGEST_FRAME:
+        raise ConversionError(f"its frames have {image.frame_length} bytes; more than {_LONGEST_FRAME} are not decoded")
     if image.length > _LONGEST_PIXEL_DATA:
         raise ConversionError(f"native pixel data would have {image.length} bytes; more than 4 GiB cannot be sent")
     return image
@@ -233,6 +239,8 @@ def _native_frame(image: Image, encoded: bytes) -> bytes:
 
 def _decode_rle(encoded: bytes, image: Image) -> bytes:
     """Decode a frame of RLE (PS3.5 G): plane after plane. pydicom's decoder is five times as fast as GDCM's here."""
+    if image.frame_length > _RLE_LIMIT * len(encoded):
+        raise ConversionError(f"its RLE segments are cut short: {len(encoded)} bytes for {image.frame_length}")
     fragments = io.BytesIO(_EMPTY_OFFSET_TABLE + itemize_fragment(encoded))
     try:
         with warnings.catch_warnings(action="ignore"):  # segments with a few bytes more than they need
@@ -250,7 +258,8 @@ def _decode_rle(encoded: bytes, image: Image) -> bytes:
                 planar_configuration=1,
             )
     except (ValueError, RuntimeError, struct.error) as error:
-        raise ConversionError(f"its RLE segments are broken: {error}") from error
+        reason = str(error).rpartition("pydicom: ")[2]  # after a sentence on how many plugins failed
+        raise ConversionError(f"its RLE segments are broken: {reason}") from error
     return bytes(frame)
 
 

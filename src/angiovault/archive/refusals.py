@@ -9,6 +9,8 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from peewee import IntegrityError
+
 from angiovault.archive.archive import Archive
 from angiovault.archive.index import Index, IndexUnavailable, ascii_code
 from angiovault.archive.models import Refusal
@@ -23,7 +25,7 @@ _WRITE_AFTER: Final = 1.0
 
 
 class Book:
-    """Takes note of refusals, and writes them to the index together, off the path of the association that is refused."""
+    """Takes note of refusals, and writes them to the index together, off the path of the association refused."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -54,14 +56,12 @@ class Book:
         if not batch:
             return
         try:
-            self._archive.check()
-            if not self._archive.index.ready:
-                self._archive.index.open(self._archive.store.archive_id)
-            with self._archive.index.session() as database, database.atomic():
+            index = self._archive.open_index()
+            with index.session(), index.transaction():
                 for (address, calling, called, reason), (now, times) in batch.items():
                     _write(address, calling, called, reason, now, times)
                 _forget_oldest()
-        except (IndexUnavailable, StorageError) as error:
+        except (IndexUnavailable, StorageError, IntegrityError) as error:
             log.debug("refusals wait to be written: %s", error)
             with self._lock:
                 for key, value in batch.items():

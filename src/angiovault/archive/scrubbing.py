@@ -6,7 +6,8 @@ import json
 import logging
 import threading
 import time
-from typing import Any, Final
+from pathlib import PurePosixPath
+from typing import Final, TypedDict
 
 from angiovault.archive.archive import Archive
 from angiovault.archive.store import StorageError, as_storage_error
@@ -16,7 +17,19 @@ log = logging.getLogger(__name__)
 
 _DAY: Final = 86400
 _LOOK_EVERY: Final = 3600.0
+_RETRY_WHEN_AWAY: Final = 60.0
 _SAVE_EVERY: Final = 60.0
+_MOST_DAMAGED: Final = 100
+
+
+class _State(TypedDict, total=False):
+    """How far a round is: times in seconds since the epoch (`finished` 0 when it is not), paths as text."""
+
+    began: float
+    after: str
+    files: int
+    damaged: list[str]
+    finished: float
 
 
 class Scrubber:
@@ -49,31 +62,28 @@ class Scrubber:
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.wait(_LOOK_EVERY if self._is_done() else 1.0):
+        pause = 1.0
+        while not self._stop.wait(pause):
+            pause = _LOOK_EVERY
             try:
                 self._archive.check()
-                self._round()
+                if self._is_due():
+                    self._round()
             except StorageError as error:
                 log.debug("the scheduled check waits: %s", error)
-                self._stop.wait(_LOOK_EVERY)
+                pause = _RETRY_WHEN_AWAY
             except Exception:
                 log.exception("the scheduled check failed, next try in an hour")
-                self._stop.wait(_LOOK_EVERY)
 
-    def _is_done(self) -> bool:
-        try:
-            state = self.read_state(self._archive)
-        except StorageError:
-            return False
-        return bool(state.get("finished")) and time.time() - state["began"] < self._every
+    def _is_due(self) -> bool:
+        state = self.read_state(self._archive)
+        return not state.get("finished") or time.time() - state["began"] >= self._every
 
     def _round(self) -> None:
-        """Check the files after the one that was checked last."""
-        if self._is_done():
-            return
+        """Check the files after the one that was checked last; what was found damaged stays so until it is sound."""
         state = self.read_state(self._archive)
-        if not state or state.get("finished"):
-            state = {"began": time.time(), "after": "", "files": 0, "damaged": [], "finished": 0}
+        if not state or state["finished"]:
+            state = _State(began=time.time(), after="", files=0, damaged=state.get("damaged", []), finished=0)
         pace = Pace(self._rate)
         saved = time.monotonic()
         after, passed = state["after"], not state["after"]
@@ -83,35 +93,55 @@ class Scrubber:
             if not passed:
                 passed = str(place) == after
                 continue
-            finding = check_file(self._archive.store, place, pace)
-            if finding.problem:
-                log.error("scheduled check: %s is damaged: %s", place, finding.problem)
-                state["damaged"] = [*state["damaged"], str(place)][:100]
-            state.update(after=str(place), files=state["files"] + 1)
+            self._check(place, state, pace)
             if time.monotonic() - saved > _SAVE_EVERY:
                 self._save(state)
                 saved = time.monotonic()
         else:
             # A file that was checked last and is gone since means that the round has to begin anew.
-            state.update({"finished": time.time()} if passed else {"after": ""})
+            state["finished"], state["after"] = (time.time(), state["after"]) if passed else (0, "")
+            state["damaged"] = [text for text in state["damaged"] if (self._archive.store.root / text).exists()]
             log.info("scheduled check: %d files read, %d damaged", state["files"], len(state["damaged"]))
         self._save(state)
 
+    def _check(self, place: PurePosixPath, state: _State, pace: Pace) -> None:
+        finding = check_file(self._archive.store, place, pace)
+        state["damaged"] = [text for text in state["damaged"] if text != str(place)]
+        if finding.problem:
+            self._archive.check()  # not when the whole storage has gone away
+            log.error("scheduled check: %s is damaged: %s", place, finding.problem)
+            state["damaged"] = [*state["damaged"], str(place)][:_MOST_DAMAGED]
+        state["after"] = str(place)
+        state["files"] += 1
+
     @staticmethod
-    def read_state(archive: Archive) -> dict[str, Any]:
-        """Return the state of the round: began, finished (seconds since the epoch, 0 when not), files, damaged."""
+    def read_state(archive: Archive) -> _State:
+        """Return how far the check is, an empty dictionary when there was none yet.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be read.
+        """
         with as_storage_error("cannot read the state of the scheduled check"):
             try:
                 text = (archive.store.private / "check.json").read_text(encoding="utf-8")
             except FileNotFoundError:
-                return {}
+                return _State()
         try:
-            state = json.loads(text)
-        except ValueError:
-            return {}
-        return state if isinstance(state, dict) else {}
+            found = json.loads(text)
+            return _State(
+                began=float(found["began"]),
+                after=str(found["after"]),
+                files=int(found["files"]),
+                damaged=[str(place) for place in found["damaged"]],
+                finished=float(found["finished"]),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            log.warning("the state of the scheduled check cannot be read, it begins anew: %s", error)
+            return _State()
 
-    def _save(self, state: dict[str, Any]) -> None:
+    def _save(self, state: _State) -> None:
         with as_storage_error("cannot save the state of the scheduled check"):
             temporary = self._archive.store.private / "check.json.new"
             temporary.write_text(json.dumps(state), encoding="utf-8")

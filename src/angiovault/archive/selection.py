@@ -1,17 +1,20 @@
-"""Which instances a retrieval, a commitment or an export means: current versions, by the unique keys of a level."""
+"""Which instances a retrieval, a commitment or an export means, by the unique keys of a level."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, TypeVar
 
 from angiovault.archive import names
 from angiovault.archive.index import Index
 from angiovault.archive.models import Folder, Instance, Patient, Series, Study, StudyPerson
 
+T = TypeVar("T")
+
 _BATCH: Final = 500
+"""Values in one statement: SQLite takes a limited number of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,39 +66,54 @@ def instances(index: Index, selection: Selection) -> list[StoredInstance]:
     IndexUnavailable
         When the database is away.
     """
-    longest = max(
-        (selection.instance_uids, selection.series_uids, selection.study_uids, selection.patient_ids), key=len
-    )
-    found: list[StoredInstance] = []
+    found: dict[StoredInstance, None] = {}
     with index.session():
-        for batch in _batches(longest):
+        studies = _studies_of(selection.patient_ids) if selection.patient_ids else None
+        # The deepest keys choose the rows, those above only have to agree with them.
+        column, keys = next(
+            (
+                (column, keys)
+                for column, keys in (
+                    (Instance.uid, selection.instance_uids),
+                    (Series.uid, selection.series_uids),
+                    (Study.uid, selection.study_uids),
+                )
+                if keys
+            ),
+            (Study.id, sorted(studies or ())),
+        )
+        series_uids, study_uids = frozenset(selection.series_uids), frozenset(selection.study_uids)
+        for batch in _batches(keys):
             query = (
-                Instance.select(*_COLUMNS)
+                Instance.select(Study.id, Study.uid, Series.uid, *_COLUMNS)
                 .join(Folder, on=(Folder.id == Instance.folder_id))
                 .join(Series, on=(Series.id == Instance.series_id))
                 .join(Study, on=(Study.id == Series.study_id))
-                .where(Instance.current == 1)
+                .where((Instance.current == 1) & column.in_(batch))
+                .order_by(Study.id, Series.series_number, Series.id, Instance.instance_number, Instance.id)
             )
-            for column, uids in (
-                (Study.uid, selection.study_uids),
-                (Series.uid, selection.series_uids),
-                (Instance.uid, selection.instance_uids),
-            ):
-                if uids:
-                    query = query.where(column.in_(batch if uids is longest else list(uids)))
-            if selection.patient_ids:
-                wanted = batch if selection.patient_ids is longest else selection.patient_ids
-                keys = [names.fold(patient_id) for patient_id in wanted]
-                query = query.where(
-                    Study.id.in_(
-                        StudyPerson.select(StudyPerson.study_id)
-                        .join(Patient, on=(Patient.id == StudyPerson.patient_id))
-                        .where(Patient.patient_id.in_(keys))
-                    )
+            for study, study_uid, series_uid, *row in query.tuples():
+                wanted = (
+                    (studies is None or study in studies)
+                    and (not study_uids or study_uid in study_uids)
+                    and (not series_uids or series_uid in series_uids)
                 )
-            query = query.order_by(Study.id, Series.series_number, Series.id, Instance.instance_number, Instance.id)
-            found.extend(_stored(row) for row in query.tuples())
-    return list(dict.fromkeys(found))
+                if wanted:
+                    found[_stored(row)] = None
+    return list(found)
+
+
+def _studies_of(patient_ids: Sequence[str]) -> frozenset[int]:
+    """Return the row numbers of all studies in which one of the patients was met."""
+    studies: set[int] = set()
+    for batch in _batches([names.fold(patient_id) for patient_id in patient_ids]):
+        query = (
+            StudyPerson.select(StudyPerson.study_id)
+            .join(Patient, on=(Patient.id == StudyPerson.patient_id))
+            .where(Patient.patient_id.in_(batch))
+        )
+        studies.update(study for (study,) in query.tuples())
+    return frozenset(studies)
 
 
 def versions(index: Index, sop_instance_uid: str) -> list[StoredInstance]:
@@ -117,7 +135,7 @@ def conflicts(index: Index) -> list[str]:
         return [uid for (uid,) in query.tuples()]
 
 
-def _batches(values: Sequence[str]) -> Iterator[list[str]]:
+def _batches(values: Sequence[T]) -> Iterator[list[T]]:
     unique = list(dict.fromkeys(values))
     for start in range(0, len(unique), _BATCH):
         yield unique[start : start + _BATCH]

@@ -1,4 +1,4 @@
-"""The instance files: streamed in, made durable, put in their place in one step (promises: bit for bit, a yes is a yes).
+"""The instance files: streamed in, made durable, put in their place in one step.
 
 Order of an instance: written below ``.angiovault/incoming`` → synced → renamed to its place → directories synced. What
 stops before the rename leaves nothing but a file in ``incoming``, which the next start removes.
@@ -19,11 +19,14 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from angiovault.archive import filemeta
+from angiovault.archive.durable import fsync_directory as fsync_directory
+from angiovault.archive.durable import locked, make_folder
 
 PRIVATE_FOLDER: Final = ".angiovault"
 MARKER: Final = "archive.json"
 _INCOMING: Final = "incoming"
 _KNOWN_FOLDERS: Final = 10_000
+_BIG: Final = 8 << 20
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -37,15 +40,6 @@ class NoRoom(StorageError):
 
 class NotMounted(StorageError):
     """The storage root is not there, or is not the archive's."""
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -108,32 +102,49 @@ class Store:
         StorageError
             When the folder holds something else, or cannot be written.
         """
-        archive_id = secrets.token_hex(16)
         with as_storage_error(f"cannot make an archive in {self.root}"):
-            self.root.mkdir(parents=True, exist_ok=True)
-            others = [entry for entry in os.listdir(self.root) if entry[0] not in ".@#" and entry != "lost+found"]
-            if others:
-                raise StorageError(
-                    f"{self.root} is not empty ({others[0]} …) and holds no archive: choose an empty folder, "
-                    "and bring existing files in by `angiovault import`"
-                )
-            self.private.mkdir(mode=0o700, exist_ok=True)
-            (self.private / _INCOMING).mkdir(mode=0o700, exist_ok=True)
-            temporary = self.private / (MARKER + ".new")
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump({"id": archive_id, "made": _now(), "program": "angiovault"}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self.private / MARKER)
-            for folder in (self.private / _INCOMING, self.private, self.root, self.root.resolve().parent):
-                fsync_directory(folder)
+            make_folder(self.root)
+            with locked(self.root, folder=True):  # two commands may come upon the same empty folder
+                if (self.private / MARKER).exists():
+                    return self.read_marker()
+                self._refuse_others()
+                return self._write_marker()
+
+    def _refuse_others(self) -> None:
+        others = [entry for entry in os.listdir(self.root) if entry[0] not in ".@#" and entry != "lost+found"]
+        if others:
+            raise StorageError(
+                f"{self.root} is not empty ({others[0]} …) and holds no archive: choose an empty folder, "
+                "and bring existing files in by `angiovault import`"
+            )
+
+    def _write_marker(self) -> str:
+        archive_id = secrets.token_hex(16)
+        self.private.mkdir(mode=0o700, exist_ok=True)
+        temporary = self.private / (MARKER + ".new")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump({"id": archive_id, "made": now(), "program": "angiovault"}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.private / MARKER)
+        for folder in (self.private, self.root, self.root.absolute().parent):
+            fsync_directory(folder)
         return archive_id
 
     def open(self, archive_id: str) -> None:
-        """Begin to use the storage as the archive `archive_id`, and remove what earlier receptions left unfinished."""
+        """Begin to use the storage as the archive `archive_id`.
+
+        Raises
+        ------
+        NotMounted
+            When it is not this archive's.
+        """
         self.archive_id = archive_id
         self._marker_seen = ()
         self.check_mounted()
+
+    def prepare(self) -> None:
+        """Make sure of the folder for what arrives."""
         with as_storage_error(f"cannot use {self.root}"):
             (self.private / _INCOMING).mkdir(mode=0o700, exist_ok=True)
 
@@ -173,7 +184,7 @@ class Store:
     def begin(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, calling: str, received: str = ""
     ) -> Incoming:
-        """Open a file for an instance that begins to arrive.
+        """Open a file for an instance that begins to arrive; without a time of receipt it gets that of its end.
 
         Raises
         ------
@@ -184,10 +195,11 @@ class Store:
         with as_storage_error("cannot write to the storage"):
             if self.free_bytes()[0] <= 0:
                 raise NoRoom("the storage volume is full")
-            received = received or _now()
-            head, digest_at = filemeta.build(sop_class_uid, sop_instance_uid, transfer_syntax, received, calling)
+            head, vouched_at = filemeta.build(
+                sop_class_uid, sop_instance_uid, transfer_syntax, received or now(), calling
+            )
             path = self.private / _INCOMING / f"{os.getpid()}-{secrets.token_hex(12)}"
-            return Incoming(self, path, head, digest_at, received)
+            return Incoming(self, path, head, vouched_at, received)
 
     def settle(self, temporary: Path, place: PurePosixPath) -> bool:
         """Move a synced file to its place and make that durable.
@@ -200,6 +212,7 @@ class Store:
         target = self.root / place
         with as_storage_error(f"cannot put an instance in {place.parent}"):
             for attempt in (1, 2):
+                self.check_mounted()  # no folder may be made on the mount point of a volume that is gone
                 try:
                     self._make_folder(target.parent)
                     with self._lock:
@@ -237,35 +250,50 @@ class Store:
             if len(self._durable) > _KNOWN_FOLDERS:
                 self._durable.clear()
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+                folder.mkdir(mode=0o750)  # its name tells a patient's
             fsync_directory(folder.parent)
             self._durable.add(folder)
 
     def instance_files(self) -> Iterator[PurePosixPath]:
-        """Yield the paths of all instance files, oldest folder first, relative to the root; follows no symbolic link."""
+        """Yield the paths of all instance files, oldest folder first, relative to the root; follows no symbolic link.
+
+        A folder that cannot be listed is yielded as if it were a file: whoever reads it learns why.
+        """
         pending = [self.root]
         while pending:
             folder = pending.pop()
-            with os.scandir(folder) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
+            place = PurePosixPath(folder.relative_to(self.root))
+            try:
+                with os.scandir(folder) as entries:
+                    listed = sorted(filter(_is_ours, entries), key=lambda entry: entry.name)
+            except OSError:
+                if folder == self.root:
+                    raise
+                yield place
+                continue
             for entry in listed:
                 if entry.is_file(follow_symlinks=False) and entry.name.endswith(".dcm") and folder != self.root:
-                    yield PurePosixPath(Path(entry.path).relative_to(self.root))
-            pending.extend(
-                Path(entry.path)
-                for entry in reversed(listed)
-                if entry.is_dir(follow_symlinks=False) and entry.name[0] not in ".@#"
-            )
+                    yield place / entry.name
+            pending.extend(Path(entry.path) for entry in reversed(listed) if entry.is_dir(follow_symlinks=False))
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry has a name that the archive may have given: visible, and in UTF-8."""
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        return False
+    return entry.name[0] not in ".@#"
 
 
 class Incoming:
     """One instance that arrives: bytes are written and hashed as they come."""
 
-    def __init__(self, store: Store, path: Path, head: bytes, digest_at: int, received: str) -> None:
+    def __init__(self, store: Store, path: Path, head: bytes, vouched_at: int, received: str) -> None:
         self._store = store
         self.path = path
         self.received = received
-        self._digest_at = digest_at
+        self._vouched_at = vouched_at
         self._hash = hashlib.sha256()
         self.size = 0
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -293,15 +321,20 @@ class Incoming:
         self._hash.update(data)
         self.size += len(data)
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the bytes so far in hexadecimal digits."""
-        return self._hash.hexdigest()
+    def write_back(self) -> None:
+        """Bring the bulk of a big instance to the disk, before `seal`, which others may have to wait for."""
+        if self.size >= _BIG:
+            with as_storage_error("cannot sync an instance"):
+                os.fdatasync(self._descriptor)
 
-    def sync(self) -> None:
-        """Write the digest into the file's head and make the file durable."""
+    def seal(self) -> str:
+        """Write digest and time of receipt into the file's head, make the file durable, and return the digest."""
+        digest = self._hash.hexdigest()
+        self.received = self.received or now()
         with as_storage_error("cannot sync an instance"):
-            os.pwrite(self._descriptor, self.digest().encode(), self._digest_at)
+            os.pwrite(self._descriptor, filemeta.vouched(digest, self.received), self._vouched_at)
             os.fsync(self._descriptor)
+        return digest
 
     def settle(self, place: PurePosixPath) -> bool:
         """Put the synced file in its place, see `Store.settle`."""
@@ -316,5 +349,6 @@ class Incoming:
                 self.path.unlink()
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as the archive writes it: ISO 8601, UTC, to the microsecond."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -10,7 +10,7 @@ from peewee import fn
 
 from angiovault.archive import commitments, refusals
 from angiovault.archive.archive import Archive
-from angiovault.archive.index import Index, IndexUnavailable, SchemaTooNew, WrongArchive
+from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.models import Instance, Patient, Study
 from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.selection import conflicts
@@ -33,6 +33,7 @@ def summary(
         "free_bytes": None,
         "total_bytes": None,
         "journal": 0,
+        "set_aside": 0,
         "counts": None,
         "commitment": {},
         "commitments_waiting": [],
@@ -44,7 +45,8 @@ def summary(
         archive.store.open(archive.store.read_marker())
         found["archive_id"] = archive.store.archive_id
         found["free_bytes"], found["total_bytes"] = archive.store.free_bytes()
-        found["journal"] = len(archive.journal.entries())
+        found["journal"] = len(archive.journals.waiting.entries())
+        found["set_aside"] = len(archive.journals.aside.entries())
         found["check"] = Scrubber.read_state(archive)
         if found["free_bytes"] <= 0:
             found["storage"] = found["problem"] = "full"
@@ -52,13 +54,16 @@ def summary(
         found["storage"] = found["problem"] = str(error)
         return found
     try:
-        archive.index.open(archive.store.archive_id)
+        archive.index.inspect(archive.store.archive_id)
         found["counts"] = counts(archive.index)
         found["commitment"] = commitments.counts(archive.index)
         found["commitments_waiting"] = commitments.waiting(archive.index)
         found["refusals"] = refusals.listed(archive.index)
-    except (IndexUnavailable, SchemaTooNew, WrongArchive) as error:
+        archive.index.require_complete()
+    except IndexUnavailable as error:
         found["index"] = found["problem"] = str(error)
+    if found["set_aside"]:
+        found["problem"] = f"{found['set_aside']} acknowledged instances cannot be indexed: see the log"
     if found["check"].get("damaged"):
         found["problem"] = f"{len(found['check']['damaged'])} stored files are damaged: see `angiovault verify`"
     return found

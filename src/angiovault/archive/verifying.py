@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
-from angiovault.archive import filemeta
+from angiovault.archive import filemeta, layout
 from angiovault.archive.index import Index
 from angiovault.archive.models import Folder, Instance
 from angiovault.archive.selection import StoredInstance
@@ -51,8 +51,11 @@ def check_file(store: Store, place: PurePosixPath, pace: Callable[[int], None] |
             size = file.tell() - meta.offset
     except (OSError, filemeta.NotDicom) as error:
         return Finding(place, f"cannot be read: {error}", 0)
-    problem = "" if digest == meta.digest else f"its data set has digest {digest}, received was {meta.digest}"
-    return Finding(place, problem, size)
+    if digest != meta.digest:
+        return Finding(place, f"its data set has digest {digest}, received was {meta.digest}", size)
+    if not place.stem.endswith(layout.content_key(meta.transfer_syntax, digest)):
+        return Finding(place, "the head of the file is damaged: its transfer syntax is no longer what it was", size)
+    return Finding(place, "", size)
 
 
 def sound(store: Store, instance: StoredInstance) -> bool:
@@ -95,7 +98,7 @@ class Pace:
 
 
 def missing_files(store: Store, index: Index) -> Iterator[PurePosixPath]:
-    """Yield the paths that the index knows and that are not there.
+    """Yield the paths that the index knows and where no file can be reached.
 
     Raises
     ------
@@ -118,5 +121,7 @@ def missing_files(store: Store, index: Index) -> Iterator[PurePosixPath]:
         for number, folder, file in rows:
             last = number
             place = PurePosixPath(folder, file)
-            if not (store.root / place).is_file():
+            try:
+                (store.root / place).stat()
+            except OSError:
                 yield place

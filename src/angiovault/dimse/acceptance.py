@@ -16,6 +16,7 @@ from angiovault.dimse.negotiation import (
     ABSTRACT_SYNTAX_NOT_SUPPORTED,
     ACCEPTED,
     APPLICATION_CONTEXT,
+    PROTOCOL_VERSION,
     TRANSFER_SYNTAXES_NOT_SUPPORTED,
     USER_REJECTION,
     Context,
@@ -26,6 +27,7 @@ from angiovault.dimse.wire import SMALLEST_PEER_PDU
 
 RELATIONAL: Final = 0
 COMBINED_DATETIME: Final = 1
+_MOST_SHOWN: Final = 8
 _STORAGE_LEVEL: Final = bytes([2, 0, 3, 0, 0, 0])
 """Storage SCP: level 2 (full), bit preserving for signatures, no coercion (PS3.4 B.3.1, table B.3-2)."""
 
@@ -67,8 +69,10 @@ def judge(proposal: Proposal, device: Device | None, config: Config) -> Verdict:
     config : Config
         The settings in force.
     """
+    if not proposal.protocol_version & PROTOCOL_VERSION:
+        return Verdict((1, 2, 2), f"protocol version {proposal.protocol_version:#06x} is not version 1")
     if proposal.application_context != APPLICATION_CONTEXT:
-        return Verdict((1, 1, 2), f"application context {proposal.application_context!r} is not DICOM's")
+        return Verdict((1, 1, 2), f"application context {proposal.application_context[:64]!r} is not DICOM's")
     if config.check_called_ae_title and proposal.called != config.ae_title:
         return Verdict((1, 1, 7), f"calls {proposal.called!r}, this archive is {config.ae_title!r}")
     operations = allowed(device, config.unknown_devices)
@@ -76,10 +80,10 @@ def judge(proposal: Proposal, device: Device | None, config: Config) -> Verdict:
         why = f"device {device.name!r} may do nothing" if device else "not a configured device"
         return Verdict((1, 1, 3), why)
     if 0 < proposal.max_pdu < SMALLEST_PEER_PDU:
-        return Verdict((1, 1, 1), f"maximum PDU length {proposal.max_pdu} leaves no room for a message")
+        return Verdict((1, 1, 1), f"maximum PDU length {proposal.max_pdu} is less than {SMALLEST_PEER_PDU}")
     contexts, refused = [], []
     for proposed in proposal.contexts:
-        context, why = _context(proposed, proposal, operations)
+        context, why = _context(proposed, proposal, operations, device)
         contexts.append(context)
         if why:
             refused.append(f"{sop_classes.name(proposed.abstract_syntax)}: {why}")
@@ -87,8 +91,9 @@ def judge(proposal: Proposal, device: Device | None, config: Config) -> Verdict:
 
 
 def _context(
-    proposed: ProposedContext, proposal: Proposal, operations: frozenset[Operation]
+    proposed: ProposedContext, proposal: Proposal, operations: frozenset[Operation], device: Device | None
 ) -> tuple[Context, str]:
+    """Return the answer to one proposed context, and why it is refused, '' when it is not."""
     uid = proposed.abstract_syntax
     scu, scp = proposal.roles.get(uid, (True, False))
     syntax = sop_classes.choose_for_messages(proposed.transfer_syntaxes)
@@ -104,11 +109,18 @@ def _context(
     else:
         return _refuse(proposed, ABSTRACT_SYNTAX_NOT_SUPPORTED, "SOP class not supported")
     if not permitted:
-        return _refuse(proposed, USER_REJECTION, f"the caller may not {needed}")
+        who = f"the device {device.name!r}" if device else "a caller that is no configured device"
+        return _refuse(proposed, USER_REJECTION, f"{who} may not {needed}")
     if not syntax:
-        offered = ", ".join(proposed.transfer_syntaxes) or "none"
-        return _refuse(proposed, TRANSFER_SYNTAXES_NOT_SUPPORTED, f"no transfer syntax of those offered ({offered})")
+        why = f"no transfer syntax of those offered ({_offer(proposed)})"
+        return _refuse(proposed, TRANSFER_SYNTAXES_NOT_SUPPORTED, why)
     return Context(proposed.context_id, uid, syntax, ACCEPTED, scu, scp), ""
+
+
+def _offer(proposed: ProposedContext) -> str:
+    shown = [sop_classes.name(uid) for uid in proposed.transfer_syntaxes[:_MOST_SHOWN]]
+    more = len(proposed.transfer_syntaxes) - len(shown)
+    return ", ".join(shown + ([f"{more} more"] if more else [])) or "none"
 
 
 def _refuse(proposed: ProposedContext, result: int, why: str) -> tuple[Context, str]:

@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 from angiovault.devices import Device
 from angiovault.dimse import messages
-from angiovault.dimse.messages import Command
+from angiovault.dimse.endings import ProtocolError
+from angiovault.dimse.messages import Command, Message, read_message
 from angiovault.dimse.negotiation import ACCEPTED, Context
-from angiovault.dimse.wire import Message, ProtocolError, Wire, read_message
+from angiovault.dimse.wire import Wire
 
 
 class Association:
@@ -99,7 +100,7 @@ class Association:
         self.idle_since = time.monotonic()
         message = read_message(self.wire, timeout)
         self.busy = True
-        self._cancelled.discard(message.command.get(messages.MESSAGE_ID, -1))  # type: ignore[arg-type]
+        self._cancelled.discard(message.command.get(messages.MESSAGE_ID, -1))
         return message
 
     def take_response(self, command: Command) -> None:

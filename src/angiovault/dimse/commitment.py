@@ -1,12 +1,14 @@
 """Storage Commitment Push Model as SCP (PS3.4 annex J): the archive takes over the responsibility, truly.
 
 A request is queued durably and answered; a worker reads every instance again, and reports on the association that asked
-if it is still open, else on a new one, for days if need be.
+if it is still open, else on a new one, for days if need be. A requestor that is not a configured device with a port can
+only be told on its own association.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,15 +24,16 @@ from pydicom.sequence import Sequence
 from angiovault.archive import commitments
 from angiovault.archive.archive import Archive
 from angiovault.archive.commitments import DuplicateTransaction, Item, Judgement, Request
-from angiovault.archive.index import IndexUnavailable
+from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.association import Association
+from angiovault.dimse.endings import AssociationEnded
+from angiovault.dimse.messages import Message
 from angiovault.dimse.negotiation import Context, ProposedContext
 from angiovault.dimse.scu import CannotAssociate, Destination, Limits, associate, response_status
-from angiovault.dimse.wire import AssociationEnded, Message
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +41,12 @@ _REQUEST: Final = 1
 _ALL_COMMITTED: Final = 1
 _FAILURES_EXIST: Final = 2
 _LONGEST_REQUEST: Final = 64 << 20
+_UID: Final = re.compile(r"[0-9A-Za-z.]{1,64}")
+"""A UID (PS3.5 9.1), or what some devices take for one."""
 _RETRY_WHEN_AWAY: Final = 10.0
-_LOOK_AGAIN: Final = 0.2
+_LOOK_AGAIN: Final = 0.1
+_LEFT_ALONE: Final = 60.0
+"""Seconds for which a device that cannot be reached is not called again for the next request of its."""
 
 
 def answer(association: Association, message: Message, archive: Archive, worker: Worker) -> None:
@@ -61,7 +68,7 @@ def _accept(association: Association, message: Message, archive: Archive) -> tup
     encoded = message.data(_LONGEST_REQUEST)
     try:
         transaction_uid, items = read_request(encoded, context.transfer_syntax == sop_classes.IMPLICIT_VR_LE)
-    except Exception as error:  # pydicom raises whatever its parts do on malformed bytes
+    except Exception as error:  # noqa: BLE001 (pydicom raises whatever its parts do on malformed bytes)
         return messages.INVALID_ARGUMENT, f"the request cannot be understood: {error}"
     try:
         commitments.accept(
@@ -80,7 +87,7 @@ def read_request(encoded: bytes, implicit: bool) -> tuple[str, list[Item]]:
     Raises
     ------
     ValueError
-        When one of them is missing.
+        When one of them is missing or no UID.
     """
     dataset = read_dataset(BytesIO(encoded), is_implicit_VR=implicit, is_little_endian=True)
     transaction_uid = str(dataset.get("TransactionUID") or "")
@@ -88,17 +95,19 @@ def read_request(encoded: bytes, implicit: bool) -> tuple[str, list[Item]]:
         (str(item.get("ReferencedSOPClassUID") or ""), str(item.get("ReferencedSOPInstanceUID") or ""))
         for item in dataset.get("ReferencedSOPSequence") or ()
     ]
-    if not 0 < len(transaction_uid) <= 64:
+    if not _UID.fullmatch(transaction_uid):
         raise ValueError("no Transaction UID (0008,1195)")
-    if not items or any(not (0 < len(uid) <= 64) for item in items for uid in item):
+    if not items or not all(_UID.fullmatch(uid) for item in items for uid in item):
         raise ValueError("no Referenced SOP Sequence (0008,1199), or an item without class or instance UID")
     return transaction_uid, items
 
 
-def encode_report(request: Request, result: tuple[Judgement, ...], ae_title: str, implicit: bool) -> bytes:
+def encode_report(
+    transaction_uid: str, result: tuple[Judgement, ...], retrieve_ae_title: str, implicit: bool
+) -> bytes:
     """Encode the data set of an N-EVENT-REPORT request (PS3.4 table J.3-2)."""
     dataset = Dataset()
-    dataset.TransactionUID = request.transaction_uid
+    dataset.TransactionUID = transaction_uid
     good, failed = [], []
     for sop_class, uid, reason in result:
         item = Dataset()
@@ -110,7 +119,7 @@ def encode_report(request: Request, result: tuple[Judgement, ...], ae_title: str
         else:
             good.append(item)
     if good:
-        dataset.RetrieveAETitle = ae_title
+        dataset.RetrieveAETitle = retrieve_ae_title
         dataset.ReferencedSOPSequence = Sequence(good)
     if failed:
         dataset.FailedSOPSequence = Sequence(failed)
@@ -143,7 +152,8 @@ class Worker:
         self._config = config
         self._open_associations = open_associations
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._unreachable: dict[Destination, tuple[float, str]] = {}
         self._thread = threading.Thread(target=self._run, name="storage commitment", daemon=True)
 
     def start(self) -> None:
@@ -152,46 +162,66 @@ class Worker:
 
     def wake(self) -> None:
         """Tell that there is a new request."""
+        self._unreachable.clear()
         self._wake.set()
 
     def stop(self, timeout: float) -> None:
         """Stop; what is not delivered stays in the queue."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while not self._stopping:
+        begun = False
+        while not self._stopping.is_set():
             self._wake.clear()
             pause: float | None = _RETRY_WHEN_AWAY
             try:
                 index = self._archive.ready_index()
-                for request in commitments.due(index):
-                    if self._stopping:
-                        return
-                    self._work_on(request)
-                pause = commitments.seconds_to_next(index)
+                if not begun:
+                    commitments.retry_all(index)
+                    begun = True
+                pause = self._work(index)
             except (IndexUnavailable, StorageError) as error:
-                log.debug("storage commitment waits: %s", error)
+                log.warning("storage commitment waits: %s", error)
             except Exception:
                 log.exception("storage commitment failed, next try in %d s", _RETRY_WHEN_AWAY)
             self._wake.wait(pause)
 
-    def _work_on(self, request: Request) -> None:
-        index = self._archive.ready_index()
-        # A result that could not be delivered for a while may no longer be true: it is made anew for each attempt.
-        result = self._judge(request)
-        commitments.keep_result(index, request, result)
+    def _work(self, index: Index) -> float | None:
+        """Work on what is due; return the seconds until there is more, None when nothing waits."""
+        while not self._stopping.is_set():
+            request = commitments.next_due(index)
+            if request is None:
+                break
+            try:
+                self._work_on(index, request)
+            except (IndexUnavailable, StorageError):
+                raise
+            except Exception as error:  # one request must not keep the others from being worked on
+                log.exception("storage commitment %s failed", request.transaction_uid)
+                commitments.postpone(index, request, f"internal error: {error}", self._config.commitment_retry_days)
+        return commitments.seconds_to_next(index)
+
+    def _work_on(self, index: Index, request: Request) -> None:
+        result = request.result
+        if result is None:
+            result = self._judge(request)
+            if self._stopping.is_set():
+                return
+            commitments.keep_result(index, request, result)
         problem = self._deliver(request, result)
-        failures = sum(1 for *_, reason in result if reason)
         who = f"{request.calling}@{request.address}"
         if not problem:
             commitments.delivered(index, request)
+            failures = sum(1 for *_, reason in result if reason)
             log.info(
                 "storage commitment %s reported to %s: %d instances safe, %d not",
                 request.transaction_uid, who, len(result) - failures, failures,
             )  # fmt: skip
-        elif self._destination(request) is None:
+        elif self._stopping.is_set():
+            return
+        elif self._destination(request) is None and self._open_association(request) is None:
             commitments.give_up(index, request, problem)
             log.warning("storage commitment %s of %s given up: %s", request.transaction_uid, who, problem)
         elif commitments.postpone(index, request, problem, self._config.commitment_retry_days):
@@ -200,11 +230,17 @@ class Worker:
             log.error("storage commitment %s of %s given up: %s", request.transaction_uid, who, problem)
 
     def _judge(self, request: Request) -> tuple[Judgement, ...]:
-        judged = commitments.judge(self._archive, request)
-        return tuple(
-            (sop_class, uid, messages.SOP_CLASS_NOT_SUPPORTED if not sop_classes.is_storage(sop_class) else reason)
-            for sop_class, uid, reason in judged
-        )
+        """Judge the instances of a request; fewer than all when the service stops meanwhile."""
+        result = []
+        for sop_class, uid in request.items:
+            if self._stopping.is_set():
+                break
+            supported = sop_classes.is_storage(sop_class)
+            reason = commitments.judge(self._archive, sop_class, uid) if supported else messages.SOP_CLASS_NOT_SUPPORTED
+            if reason:
+                log.warning("%s of %s cannot be promised: reason %04X", uid, request.calling, reason)
+            result.append((sop_class, uid, reason))
+        return tuple(result)
 
     def _destination(self, request: Request) -> Destination | None:
         device = self._devices.find_caller(request.calling, request.address)
@@ -213,45 +249,58 @@ class Worker:
         except CannotAssociate:
             return None
 
+    def _open_association(self, request: Request) -> Association | None:
+        """Return an association of the requestor on which it can be told, if one is open."""
+        for item in self._open_associations():
+            same = (item.calling, item.peer) == (request.calling, request.address)
+            if same and item.find_context(sop_classes.STORAGE_COMMITMENT_PUSH):
+                return item
+        return None
+
     def _deliver(self, request: Request, result: tuple[Judgement, ...]) -> str:
         """Report on the open association, else on a new one; return what went wrong, '' when it was taken."""
         if self._report_on_open_association(request, result):
             return ""
         destination = self._destination(request)
         if destination is None:
-            return "the requestor is not a configured device with a port, and its association is closed"
-        return self._report_on_new_association(destination, request, result)
+            return "the requestor took no report on its association, and is not a configured device with a port"
+        until, problem = self._unreachable.get(destination, (0.0, ""))
+        if time.monotonic() < until:
+            return problem
+        try:
+            return self._report_on_new_association(destination, request, result)
+        except (CannotAssociate, AssociationEnded) as error:
+            self._unreachable[destination] = (time.monotonic() + _LEFT_ALONE, str(error))
+            return str(error)
 
     def _report_on_open_association(self, request: Request, result: tuple[Judgement, ...]) -> bool:
         deadline = time.monotonic() + self._config.commitment_delay
-        while time.monotonic() < deadline and not self._stopping:
-            association = next(
-                (
-                    item
-                    for item in self._open_associations()
-                    if (item.calling, item.peer) == (request.calling, request.address)
-                    and item.find_context(sop_classes.STORAGE_COMMITMENT_PUSH)
-                ),
-                None,
-            )
+        while time.monotonic() < deadline:
+            association = self._open_association(request)
             if association is None:
                 return False
-            if association.busy:
-                time.sleep(_LOOK_AGAIN)
-                continue
-            context = association.find_context(sop_classes.STORAGE_COMMITMENT_PUSH)
-            assert context is not None
-            try:
-                message_id = _send_report(association, context, request, result)
-            except AssociationEnded:
+            if not association.busy:
+                return self._report_on(association, request, result)
+            if self._stopping.wait(_LOOK_AGAIN):
                 return False
-            while time.monotonic() < deadline and not self._stopping:
-                status = association.wait_for_response(message_id, _LOOK_AGAIN)
-                if status is not None:
-                    return status == messages.SUCCESS
-                if association not in self._open_associations():
-                    return False
         return False
+
+    def _report_on(self, association: Association, request: Request, result: tuple[Judgement, ...]) -> bool:
+        """Report on an association that another thread serves, which hands us the response."""
+        context = association.find_context(sop_classes.STORAGE_COMMITMENT_PUSH)
+        assert context is not None
+        try:
+            message_id = self._send_report(association, context, request, result)
+        except AssociationEnded:
+            return False
+        deadline = time.monotonic() + self._config.commitment_delay
+        status = None
+        while status is None and time.monotonic() < deadline and not self._stopping.is_set():
+            is_open = association in self._open_associations()
+            status = association.wait_for_response(message_id, _LOOK_AGAIN if is_open else 0)
+            if not is_open:
+                break
+        return status == messages.SUCCESS
 
     def _report_on_new_association(
         self, destination: Destination, request: Request, result: tuple[Judgement, ...]
@@ -260,28 +309,26 @@ class Worker:
         proposed = ProposedContext(1, uid, (sop_classes.EXPLICIT_VR_LE, sop_classes.IMPLICIT_VR_LE))
         # The AE titles of the request, exchanged (PS3.4 J.3.3).
         limits = Limits(request.called or self._config.ae_title, self._config.max_pdu, self._config.network_timeout)
-        try:
-            with associate(destination, [proposed], limits, scp_roles=[uid]) as association:
-                context = association.find_context(uid)
-                if context is None:
-                    return f"{destination} accepts the association but not the storage commitment class"
-                message_id = _send_report(association, context, request, result)
-                status = response_status(association, message_id, self._config.network_timeout)
-        except (CannotAssociate, AssociationEnded) as error:
-            return str(error)
+        with associate(destination, [proposed], limits, scp_roles=[uid]) as association:
+            context = association.find_context(uid)
+            if context is None:
+                return f"{destination} accepts the association but not the storage commitment class"
+            message_id = self._send_report(association, context, request, result)
+            status = response_status(association, message_id, limits.network_timeout)
         return "" if status == messages.SUCCESS else f"{destination} answers the report with status {status:04X}"
 
-
-def _send_report(
-    association: Association, context: Context, request: Request, result: tuple[Judgement, ...]
-) -> int:
-    failures = any(reason for *_, reason in result)
-    elements: dict[int, int | str | None] = {
-        messages.COMMAND_FIELD: messages.N_EVENT_REPORT_RQ,
-        messages.AFFECTED_SOP_CLASS_UID: sop_classes.STORAGE_COMMITMENT_PUSH,
-        messages.AFFECTED_SOP_INSTANCE_UID: sop_classes.STORAGE_COMMITMENT_PUSH_INSTANCE,
-        messages.EVENT_TYPE_ID: _FAILURES_EXIST if failures else _ALL_COMMITTED,
-    }
-    implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
-    data = encode_report(request, result, request.called, implicit)
-    return association.request(context, elements, data)
+    def _send_report(
+        self, association: Association, context: Context, request: Request, result: tuple[Judgement, ...]
+    ) -> int:
+        failures = any(reason for *_, reason in result)
+        implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
+        return association.request(
+            context,
+            {
+                messages.COMMAND_FIELD: messages.N_EVENT_REPORT_RQ,
+                messages.AFFECTED_SOP_CLASS_UID: sop_classes.STORAGE_COMMITMENT_PUSH,
+                messages.AFFECTED_SOP_INSTANCE_UID: sop_classes.STORAGE_COMMITMENT_PUSH_INSTANCE,
+                messages.EVENT_TYPE_ID: _FAILURES_EXIST if failures else _ALL_COMMITTED,
+            },
+            encode_report(request.transaction_uid, result, self._config.ae_title, implicit),
+        )

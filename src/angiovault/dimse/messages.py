@@ -1,14 +1,18 @@
-"""DIMSE command sets (PS3.7 6.3 and annex E): encoding, decoding, statuses.
+"""DIMSE messages (PS3.7 6.3 and annex E): command sets, statuses, and reading a message off the wire.
 
 A command set is a handful of short elements in Implicit VR Little Endian, so it is packed and unpacked here directly;
-data sets, which may be gigabytes, never pass through this module.
+a data set, which may be gigabytes, stays on the wire until its service takes it piece by piece.
 """
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
+
+from angiovault.dimse.endings import ProtocolError
+from angiovault.dimse.wire import Wire
 
 C_STORE_RQ: Final = 0x0001
 C_GET_RQ: Final = 0x0010
@@ -21,6 +25,8 @@ C_CANCEL_RQ: Final = 0x0FFF
 RESPONSE: Final = 0x8000
 """Bit of the Command Field that tells a response from a request."""
 
+LONGEST_COMMAND: Final = 1 << 16
+"""Most bytes of a command set; the longest legal one has a few hundred."""
 NO_DATA_SET: Final = 0x0101
 """Command Data Set Type of a message without a data set; every other value means that one follows."""
 
@@ -81,6 +87,7 @@ _UI: Final = frozenset(
         AFFECTED_SOP_CLASS_UID, REQUESTED_SOP_CLASS_UID, AFFECTED_SOP_INSTANCE_UID, REQUESTED_SOP_INSTANCE_UID,
     }
 )  # fmt: skip
+_NOT_LO: Final = re.compile(r"[^ -\[\]-~]")
 _ELEMENT: Final = struct.Struct("<HHL")
 _USHORT: Final = struct.Struct("<H")
 
@@ -137,7 +144,8 @@ def decode(encoded: bytes) -> Command:
     Raises
     ------
     CommandError
-        When lengths do not fit, or an element outside group 0000 appears.
+        When lengths do not fit, an element outside group 0000 appears, or one is missing without which the message
+        cannot be answered.
     """
     command = Command()
     offset, end = 0, len(encoded)
@@ -160,6 +168,11 @@ def decode(encoded: bytes) -> Command:
             command[element] = _USHORT.unpack_from(raw)[0]
         else:
             command[element] = raw.decode("latin-1").strip(" \0")
+    if command.field & RESPONSE:
+        command.number(MESSAGE_ID_BEING_RESPONDED_TO)
+        command.number(STATUS)
+    else:
+        command.number(MESSAGE_ID_BEING_RESPONDED_TO if command.field == C_CANCEL_RQ else MESSAGE_ID)
     return command
 
 
@@ -195,7 +208,7 @@ def response(
     data_set : bool
         Whether a data set follows.
     comment : str
-        Error Comment (0000,0902), cut to the 64 characters an LO may hold.
+        Error Comment (0000,0902), reduced to what an LO may hold (PS3.5 6.2).
     **numbers : int
         ``remaining``, ``completed``, ``failed``, ``warning``: the sub-operation counts of C-MOVE and C-GET.
     """
@@ -208,7 +221,7 @@ def response(
         STATUS: status,
         AFFECTED_SOP_CLASS_UID: sop_class or None,
         AFFECTED_SOP_INSTANCE_UID: sop_instance or None,
-        ERROR_COMMENT: comment[:64] or None,
+        ERROR_COMMENT: _NOT_LO.sub("?", comment)[:64] or None,
     }
     if ACTION_TYPE_ID in request:
         elements[ACTION_TYPE_ID] = request.number(ACTION_TYPE_ID)
@@ -221,3 +234,67 @@ def response(
     for name, number in numbers.items():
         elements[counts[name]] = number
     return elements
+
+
+class Message:
+    """A DIMSE message whose data set is still on the wire.
+
+    Attributes
+    ----------
+    context_id : int
+        Presentation Context ID.
+    command : Command
+        The command set.
+    """
+
+    def __init__(self, wire: Wire, context_id: int, command: Command) -> None:
+        self.context_id = context_id
+        self.command = command
+        self._fragments = wire.fragments(False, context_id) if command.has_data_set else iter(())
+
+    def fragments(self) -> Iterator[memoryview]:
+        """Yield the data set's bytes as they arrive; each view is valid until the next is asked for."""
+        return (view for _, view in self._fragments)
+
+    def data(self, longest: int) -> bytes:
+        """Read a small data set whole.
+
+        Raises
+        ------
+        ProtocolError
+            When it is longer than `longest` bytes.
+        """
+        body = bytearray()
+        for view in self.fragments():
+            body += view
+            if len(body) > longest:
+                raise ProtocolError(f"data set of more than {longest} bytes in a message that needs few")
+        return bytes(body)
+
+    def drain(self) -> None:
+        """Read what is left of the data set and forget it, so that the next message can be read."""
+        for _ in self._fragments:
+            pass
+
+
+def read_message(wire: Wire, timeout: float) -> Message:
+    """Wait for the next message and read its command set.
+
+    Raises
+    ------
+    AssociationEnded
+        When something else comes: release, abort, garbage, silence for `timeout` seconds.
+    """
+    wire.wait(timeout)
+    encoded = bytearray()
+    context_id = 0
+    for context, view in wire.fragments(True):
+        context_id = context
+        encoded += view
+        if len(encoded) > LONGEST_COMMAND:
+            raise ProtocolError("command set without end")
+    try:
+        command = decode(bytes(encoded))
+    except CommandError as error:
+        raise ProtocolError(str(error)) from error
+    return Message(wire, context_id, command)

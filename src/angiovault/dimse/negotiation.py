@@ -1,24 +1,20 @@
 """Association negotiation (PS3.8 9.3.2 to 9.3.4, PS3.7 annex D): A-ASSOCIATE PDUs to plain values and back.
 
-The encoding itself is pynetdicom's; what is accepted is decided in `acceptance`.
+What is accepted is decided in `acceptance`. Items of unknown types are passed over, as PS3.8 9.3.1 wants it, and so are
+those the archive has no use for: asynchronous operations, common extended negotiation, user identity.
 """
 
 from __future__ import annotations
 
-import logging
+import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from pynetdicom import pdu, pdu_primitives
-from pynetdicom.presentation import PresentationContext
+from typing import Final
 
 from angiovault import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from angiovault.dimse.wire import A_ASSOCIATE_RJ, ProtocolError
-
-# pynetdicom comments every unusual UID of a peer; what matters of a proposal is in our own log line.
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+from angiovault.dimse.endings import ProtocolError
+from angiovault.dimse.wire import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 MOST_CONTEXTS: Final = 128
@@ -39,6 +35,24 @@ REJECTIONS: Final = {
     (2, 3, 2): "local limit exceeded",
 }
 """(result, source, reason) of an A-ASSOCIATE-RJ in words (PS3.8 table 9-21)."""
+
+PROTOCOL_VERSION: Final = 1
+_APPLICATION_CONTEXT_ITEM: Final = 0x10
+_PROPOSED_CONTEXT_ITEM: Final = 0x20
+_ANSWERED_CONTEXT_ITEM: Final = 0x21
+_ABSTRACT_SYNTAX_ITEM: Final = 0x30
+_TRANSFER_SYNTAX_ITEM: Final = 0x40
+_USER_INFORMATION_ITEM: Final = 0x50
+_MAXIMUM_LENGTH_ITEM: Final = 0x51
+_IMPLEMENTATION_CLASS_ITEM: Final = 0x52
+_ROLE_ITEM: Final = 0x54
+_IMPLEMENTATION_VERSION_ITEM: Final = 0x55
+_EXTENDED_ITEM: Final = 0x56
+
+_FIXED: Final = struct.Struct(">BxLH2x16s16s32s")
+_ITEM: Final = struct.Struct(">BxH")
+_LENGTH: Final = struct.Struct(">H")
+_NOT_AE: Final = re.compile(rb"[^ -~]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,19 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What an A-ASSOCIATE-RQ says."""
+    """What an A-ASSOCIATE-RQ says.
+
+    Attributes
+    ----------
+    called, calling : str
+        AE titles without padding; what is no printable ASCII in them shows as ``?``.
+    roles : Mapping[str, tuple[bool, bool]]
+        SOP class -> whether the requestor wants to be SCU, and SCP (PS3.7 D.3.3.4).
+    extended : Mapping[str, bytes]
+        SOP class -> service class application information (PS3.7 D.3.3.5).
+    titles : bytes
+        The 64 bytes of the AE titles and the reserved field, which the answer repeats (PS3.8 table 9-17).
+    """
 
     called: str
     calling: str
@@ -82,6 +108,8 @@ class Proposal:
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     extended: Mapping[str, bytes] = field(default_factory=dict)
     implementation: str = ""
+    protocol_version: int = PROTOCOL_VERSION
+    titles: bytes = bytes(64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,43 +139,34 @@ def decode_request(encoded: bytes) -> Proposal:
     ProtocolError
         When its items do not fit one another.
     """
-    request = pdu.A_ASSOCIATE_RQ()
-    try:
-        request.decode(encoded)
-        information = request.user_information
-        contexts = tuple(
-            ProposedContext(
-                item.context_id or 0,
-                _uid(item.abstract_syntax),
-                tuple(uid for uid in (_uid(syntax) for syntax in item.transfer_syntax) if uid),
-            )
-            for item in request.presentation_context
-        )
-        proposal = Proposal(
-            called=str(request.called_ae_title).strip(" \0"),
-            calling=str(request.calling_ae_title).strip(" \0"),
-            application_context=_uid(request.application_context_name),
-            contexts=contexts,
-            max_pdu=(information.maximum_length or 0) if information else 0,
-            roles={
-                _uid(uid): (bool(item.scu_role), bool(item.scp_role))
-                for uid, item in (information.role_selection.items() if information else ())
-            },
-            extended={
-                _uid(item.uid): bytes(item.app_info or b"") for item in (information.ext_neg if information else ())
-            },
-            implementation=_implementation(information),
-        )
-    except Exception as error:  # pynetdicom raises whatever its parts do on malformed items
-        raise ProtocolError(f"A-ASSOCIATE-RQ cannot be decoded: {type(error).__name__} {error}") from error
+    version, called, calling, reserved = _fixed_part(encoded)
+    application_context = ""
+    contexts: list[ProposedContext] = []
+    information = _Information()
+    for kind, body in _items(encoded[_FIXED.size :], "A-ASSOCIATE-RQ"):
+        if kind == _APPLICATION_CONTEXT_ITEM:
+            application_context = _uid(body)
+        elif kind == _PROPOSED_CONTEXT_ITEM:
+            contexts.append(_proposed_context(body))
+        elif kind == _USER_INFORMATION_ITEM:
+            information.read(body)
     identifiers = [context.context_id for context in contexts]
-    if len(identifiers) > MOST_CONTEXTS:
-        raise ProtocolError(f"{len(identifiers)} presentation contexts proposed, {MOST_CONTEXTS} are possible")
     if any(identifier % 2 == 0 for identifier in identifiers):
         raise ProtocolError("a presentation context has an even ID")
     if len(set(identifiers)) != len(identifiers):
         raise ProtocolError("two presentation contexts have the same ID")
-    return proposal
+    return Proposal(
+        called=_title(called),
+        calling=_title(calling),
+        application_context=application_context,
+        contexts=tuple(contexts),
+        max_pdu=information.max_pdu,
+        roles=information.roles,
+        extended=information.extended,
+        implementation=information.implementation,
+        protocol_version=version,
+        titles=called + calling + reserved,
+    )
 
 
 def decode_answer(encoded: bytes, proposed: Iterable[ProposedContext]) -> Acceptance:
@@ -162,83 +181,55 @@ def decode_answer(encoded: bytes, proposed: Iterable[ProposedContext]) -> Accept
     """
     if encoded[0] == A_ASSOCIATE_RJ and len(encoded) >= 10:
         raise Rejected(*encoded[7:10])
-    accept = pdu.A_ASSOCIATE_AC()
-    try:
-        accept.decode(encoded)
-        information = accept.user_information
-        answers = {item.context_id: item for item in accept.presentation_context}
-        roles = information.role_selection if information else {}
-        contexts = []
-        for context in proposed:
-            answer = answers.get(context.context_id)
-            if answer is None or answer.result != ACCEPTED:
-                result = USER_REJECTION if answer is None or answer.result is None else answer.result
-                contexts.append(Context(context.context_id, context.abstract_syntax, "", result))
-                continue
-            role = next((item for uid, item in roles.items() if _uid(uid) == context.abstract_syntax), None)
-            contexts.append(
-                Context(
-                    context.context_id,
-                    context.abstract_syntax,
-                    _uid(answer.transfer_syntax),
-                    ACCEPTED,
-                    True if role is None else bool(role.scu_role),
-                    False if role is None else bool(role.scp_role),
-                )
-            )
-        max_pdu = (information.maximum_length or 0) if information else 0
-        return Acceptance(tuple(contexts), max_pdu, _implementation(information))
-    except Exception as error:  # see decode_request
-        raise ProtocolError(f"A-ASSOCIATE-AC cannot be decoded: {type(error).__name__} {error}") from error
+    _fixed_part(encoded)
+    answers: dict[int, tuple[int, str]] = {}
+    information = _Information()
+    for kind, body in _items(encoded[_FIXED.size :], "A-ASSOCIATE-AC"):
+        if kind == _ANSWERED_CONTEXT_ITEM:
+            _at_least(body, 4, "presentation context")
+            syntaxes = [_uid(sub) for kind, sub in _items(body[4:], "context") if kind == _TRANSFER_SYNTAX_ITEM]
+            answers[body[0]] = body[2], syntaxes[0] if syntaxes else ""
+        elif kind == _USER_INFORMATION_ITEM:
+            information.read(body)
+    contexts = []
+    for context in proposed:
+        result, syntax = answers.get(context.context_id, (USER_REJECTION, ""))
+        if result == ACCEPTED and syntax not in context.transfer_syntaxes:
+            result = TRANSFER_SYNTAXES_NOT_SUPPORTED  # that is what accepting another one comes to
+        scu, scp = information.roles.get(context.abstract_syntax, (True, False))
+        contexts.append(
+            Context(context.context_id, context.abstract_syntax, "" if result else syntax, result, scu, scp)
+        )
+    return Acceptance(tuple(contexts), information.max_pdu, information.implementation)
 
 
 def encode_request(
     calling: str, called: str, contexts: Iterable[ProposedContext], max_pdu: int, scp_roles: Iterable[str] = ()
 ) -> bytes:
     """Encode an A-ASSOCIATE-RQ; for `scp_roles` the SCP role alone is proposed (PS3.7 D.3.3.4)."""
-    primitive = _primitive(calling, called, max_pdu)
-    definitions = []
+    items = []
     for context in contexts:
-        definition = PresentationContext()
-        definition.context_id = context.context_id
-        definition.abstract_syntax = context.abstract_syntax
-        definition.transfer_syntax = list(context.transfer_syntaxes)
-        definitions.append(definition)
-    primitive.presentation_context_definition_list = definitions
-    for uid in scp_roles:
-        primitive.user_information.append(_role(uid, False, True))
-    request = pdu.A_ASSOCIATE_RQ()
-    request.from_primitive(primitive)
-    return request.encode()
+        subitems = [_item(_ABSTRACT_SYNTAX_ITEM, context.abstract_syntax.encode())]
+        subitems += [_item(_TRANSFER_SYNTAX_ITEM, uid.encode()) for uid in context.transfer_syntaxes]
+        items.append(_item(_PROPOSED_CONTEXT_ITEM, bytes([context.context_id, 0, 0, 0]) + b"".join(subitems)))
+    items.append(_user_information(max_pdu, {uid: (False, True) for uid in scp_roles}, {}))
+    titles = b"".join(title.encode("ascii", "replace")[:16].ljust(16) for title in (called, calling))
+    return _associate(A_ASSOCIATE_RQ, titles + bytes(32), items)
 
 
 def encode_accept(
     proposal: Proposal, contexts: Iterable[Context], extended: Mapping[str, bytes], max_pdu: int
 ) -> bytes:
     """Encode an A-ASSOCIATE-AC; roles are answered for the classes for which they were proposed."""
-    primitive = _primitive(proposal.calling, proposal.called, max_pdu)
-    results, roles = [], {}
+    items, roles = [], {}
     for context in contexts:
-        result = PresentationContext()
-        result.context_id = context.context_id
-        result.abstract_syntax = context.abstract_syntax
-        result.transfer_syntax = [context.transfer_syntax or "1.2.840.10008.1.2"]
-        result.result = context.result
-        results.append(result)
+        # The syntax of a refused context says nothing, but has to be there (PS3.8 9.3.3.2).
+        syntax = _item(_TRANSFER_SYNTAX_ITEM, (context.transfer_syntax or "1.2.840.10008.1.2").encode())
+        items.append(_item(_ANSWERED_CONTEXT_ITEM, bytes([context.context_id, 0, context.result, 0]) + syntax))
         if context.result == ACCEPTED and context.abstract_syntax in proposal.roles:
             roles[context.abstract_syntax] = (context.requestor_is_scu, context.requestor_is_scp)
-    primitive.presentation_context_definition_results_list = results
-    for uid, (scu, scp) in roles.items():
-        primitive.user_information.append(_role(uid, scu, scp))
-    for uid, information in extended.items():
-        item = pdu_primitives.SOPClassExtendedNegotiation()
-        item.sop_class_uid = uid
-        item.service_class_application_information = information
-        primitive.user_information.append(item)
-    primitive.result = 0
-    accept = pdu.A_ASSOCIATE_AC()
-    accept.from_primitive(primitive)
-    return accept.encode()
+    items.append(_user_information(max_pdu, roles, extended))
+    return _associate(A_ASSOCIATE_AC, proposal.titles, items)
 
 
 def encode_reject(result: int, source: int, reason: int) -> bytes:
@@ -246,35 +237,110 @@ def encode_reject(result: int, source: int, reason: int) -> bytes:
     return struct.pack(">BxLxBBB", A_ASSOCIATE_RJ, 4, result, source, reason)
 
 
-def _primitive(calling: str, called: str, max_pdu: int) -> Any:
-    primitive = pdu_primitives.A_ASSOCIATE()
-    primitive.application_context_name = APPLICATION_CONTEXT
-    primitive.calling_ae_title = calling
-    primitive.called_ae_title = called
-    maximum = pdu_primitives.MaximumLengthNotification()
-    maximum.maximum_length_received = max_pdu
-    implementation = pdu_primitives.ImplementationClassUIDNotification()
-    implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    version = pdu_primitives.ImplementationVersionNameNotification()
-    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    primitive.user_information = [maximum, implementation, version]
-    return primitive
+class _Information:
+    """The user information item (PS3.7 D.3.3)."""
+
+    def __init__(self) -> None:
+        self.max_pdu = 0
+        self.roles: dict[str, tuple[bool, bool]] = {}
+        self.extended: dict[str, bytes] = {}
+        self.implementation = ""
+
+    def read(self, encoded: bytes) -> None:
+        implementation_class = version = ""
+        for kind, body in _items(encoded, "user information"):
+            if kind == _MAXIMUM_LENGTH_ITEM:
+                _at_least(body, 4, "maximum length")
+                self.max_pdu = int.from_bytes(body[:4], "big")
+            elif kind == _IMPLEMENTATION_CLASS_ITEM:
+                implementation_class = _uid(body)
+            elif kind == _IMPLEMENTATION_VERSION_ITEM:
+                version = _title(body)
+            elif kind == _ROLE_ITEM:
+                uid, rest = _leading_uid(body, "role selection")
+                _at_least(rest, 2, "role selection")
+                self.roles[uid] = (rest[0] == 1, rest[1] == 1)
+            elif kind == _EXTENDED_ITEM:
+                uid, rest = _leading_uid(body, "extended negotiation")
+                self.extended[uid] = rest
+        self.implementation = f"{implementation_class} {version}".strip()
 
 
-def _role(uid: str, scu: bool, scp: bool) -> Any:
-    role = pdu_primitives.SCP_SCU_RoleSelectionNegotiation()
-    role.sop_class_uid = uid
-    role.scu_role = scu
-    role.scp_role = scp
-    return role
+def _fixed_part(encoded: bytes) -> tuple[int, bytes, bytes, bytes]:
+    if len(encoded) < _FIXED.size:
+        raise ProtocolError(f"A-ASSOCIATE PDU of {len(encoded)} bytes is too short")
+    kind, _, version, called, calling, reserved = _FIXED.unpack_from(encoded)
+    if kind not in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC):
+        raise ProtocolError(f"PDU of type {kind} is no A-ASSOCIATE", 2)
+    return version, called, calling, reserved
 
 
-def _uid(value: Any) -> str:
-    return "" if value is None else str(value).strip(" \0")
+def _proposed_context(body: bytes) -> ProposedContext:
+    _at_least(body, 4, "presentation context")
+    abstract_syntax, transfer_syntaxes = "", []
+    for kind, sub in _items(body[4:], "presentation context"):
+        if kind == _ABSTRACT_SYNTAX_ITEM:
+            abstract_syntax = _uid(sub)
+        elif kind == _TRANSFER_SYNTAX_ITEM:
+            transfer_syntaxes.append(_uid(sub))
+    return ProposedContext(body[0], abstract_syntax, tuple(filter(None, transfer_syntaxes)))
 
 
-def _implementation(information: Any) -> str:
-    if information is None:
-        return ""
-    version = information.implementation_version_name or ""
-    return f"{_uid(information.implementation_class_uid)} {version}".strip()
+def _items(encoded: bytes, where: str) -> Iterator[tuple[int, bytes]]:
+    """Yield type and body of each item."""
+    offset = 0
+    while offset < len(encoded):
+        if len(encoded) - offset < _ITEM.size:
+            raise ProtocolError(f"{where} ends within the head of an item")
+        kind, length = _ITEM.unpack_from(encoded, offset)
+        offset += _ITEM.size
+        if length > len(encoded) - offset:
+            raise ProtocolError(f"item {kind:02X}H is longer than the {where} that holds it")
+        yield kind, encoded[offset : offset + length]
+        offset += length
+
+
+def _leading_uid(body: bytes, what: str) -> tuple[str, bytes]:
+    _at_least(body, 2, what)
+    (length,) = _LENGTH.unpack_from(body)
+    _at_least(body, 2 + length, what)
+    return _uid(body[2 : 2 + length]), body[2 + length :]
+
+
+def _at_least(body: bytes, length: int, what: str) -> None:
+    if len(body) < length:
+        raise ProtocolError(f"{what} item of {len(body)} bytes is too short")
+
+
+def _uid(encoded: bytes) -> str:
+    return encoded.decode("latin-1").strip(" \0")
+
+
+def _title(encoded: bytes) -> str:
+    """Decode an AE title or a name; some peers leave what was there before behind a NUL."""
+    return _NOT_AE.sub(b"?", encoded.partition(b"\0")[0]).decode("ascii").strip(" ")
+
+
+def _associate(kind: int, titles: bytes, items: Iterable[bytes]) -> bytes:
+    body = _item(_APPLICATION_CONTEXT_ITEM, APPLICATION_CONTEXT.encode()) + b"".join(items)
+    fixed = _FIXED.pack(kind, _FIXED.size - 6 + len(body), PROTOCOL_VERSION, titles[:16], titles[16:32], titles[32:])
+    return fixed + body
+
+
+def _user_information(max_pdu: int, roles: Mapping[str, tuple[bool, bool]], extended: Mapping[str, bytes]) -> bytes:
+    items = [
+        _item(_MAXIMUM_LENGTH_ITEM, max_pdu.to_bytes(4, "big")),
+        _item(_IMPLEMENTATION_CLASS_ITEM, IMPLEMENTATION_CLASS_UID.encode()),
+        *(_item(_ROLE_ITEM, _with_uid(uid, bytes(pair))) for uid, pair in roles.items()),
+        _item(_IMPLEMENTATION_VERSION_ITEM, IMPLEMENTATION_VERSION_NAME.encode()),
+        *(_item(_EXTENDED_ITEM, _with_uid(uid, fields)) for uid, fields in extended.items()),
+    ]
+    return _item(_USER_INFORMATION_ITEM, b"".join(items))
+
+
+def _with_uid(uid: str, rest: bytes) -> bytes:
+    return _LENGTH.pack(len(uid)) + uid.encode() + rest
+
+
+def _item(kind: int, body: bytes) -> bytes:
+    return _ITEM.pack(kind, len(body)) + body

@@ -1,37 +1,39 @@
-"""C-FIND (PS3.4 annex C): which patients, studies, series, instances are there?"""
+"""C-FIND (PS3.4 annex C): which patients, studies, series and instances there are."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Final
-
-from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
-from pydicom.filereader import read_dataset
 
 from angiovault.archive import answers, elements
 from angiovault.archive.archive import Archive
-from angiovault.archive.elements import Elements
 from angiovault.archive.attributes import WANTED
+from angiovault.archive.elements import SPECIFIC_CHARACTER_SET, Element, Elements, EncodingError, Tree, dictionary_vr
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.matching import Key
-from angiovault.archive.query import COMPUTED, LEVELS, Match, Query, find, supported
+from angiovault.archive.query import LEVELS, Match, Query, TooManyMatches, find, supported
+from angiovault.archive.rows import COMPUTED
 from angiovault.archive.store import StorageError
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.acceptance import COMBINED_DATETIME
 from angiovault.dimse.association import Association
+from angiovault.dimse.endings import AssociationEnded
+from angiovault.dimse.messages import Message
 from angiovault.dimse.negotiation import Context
-from angiovault.dimse.wire import AssociationEnded, Message
 
 log = logging.getLogger(__name__)
 
 LONGEST_IDENTIFIER: Final = 4 << 20
 """Most bytes of a query: room for a list of 60,000 UIDs."""
+LONGEST_KEY: Final = 0xFFFE
+"""Most bytes of a key that is no list of UIDs: no value that is kept is longer."""
+MOST_VALUES: Final = 2000
+"""Most values of a key that is no list of UIDs."""
+MOST_PATTERNS: Final = 100
+"""Most values with wildcards of one key: each of them is looked for by itself."""
 
-SPECIFIC_CHARACTER_SET: Final = 0x00080005
 TIMEZONE: Final = 0x00080201
 QUERY_RETRIEVE_LEVEL: Final = 0x00080052
 RETRIEVE_AE_TITLE: Final = 0x00080054
@@ -70,57 +72,72 @@ def read_identifier(message: Message, context: Context, model: str) -> Identifie
     Raises
     ------
     IdentifierError
-        When it cannot be decoded, or its level is missing, unknown or not one of the model.
+        When it cannot be decoded, is too large, or its level is missing, unknown or not one of the model.
     """
-    encoded = message.data(LONGEST_IDENTIFIER)
-    implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
+    encoded = bytearray()
+    for fragment in message.fragments():
+        if len(encoded) <= LONGEST_IDENTIFIER:
+            encoded += fragment
+    if len(encoded) > LONGEST_IDENTIFIER:
+        raise IdentifierError(
+            f"the identifier is longer than {LONGEST_IDENTIFIER >> 20} MiB", messages.UNABLE_TO_PROCESS
+        )
     try:
-        dataset = read_dataset(BytesIO(encoded), is_implicit_VR=implicit, is_little_endian=True)
-        label_bytes = _raw(dataset, SPECIFIC_CHARACTER_SET)
-        keys = _keys(dataset, label_bytes or b"", 0)
-        level = (_raw(dataset, QUERY_RETRIEVE_LEVEL) or b"").decode("latin-1").strip(" \0")
-    except RecursionError as error:
-        raise IdentifierError("the identifier is nested too deeply", messages.CANNOT_UNDERSTAND) from error
-    except Exception as error:  # pydicom raises whatever its parts do on malformed bytes
+        tree = elements.parse(bytes(encoded), implicit=context.transfer_syntax == sop_classes.IMPLICIT_VR_LE)
+        keys = _keys(tree, b"")
+    except EncodingError as error:
         raise IdentifierError(f"the identifier cannot be decoded: {error}", messages.CANNOT_UNDERSTAND) from error
+    level = _text(tree, QUERY_RETRIEVE_LEVEL).decode("latin-1")
     if level not in LEVELS:
-        raise IdentifierError(f"Query/Retrieve Level is {level!r}" if level else "Query/Retrieve Level is missing")
+        raise IdentifierError(f"Query/Retrieve Level is {level[:16]!a}" if level else "Query/Retrieve Level is missing")
     if level not in LEVELS_OF[model]:
         raise IdentifierError(f"level {level} is not one of the {model} model")
-    return Identifier(level, label_bytes, keys)
+    label = _text(tree, SPECIFIC_CHARACTER_SET) if SPECIFIC_CHARACTER_SET in tree else None
+    return Identifier(level, label, keys)
 
 
-_DEEPEST: Final = 16
+def _text(tree: Tree, tag: int) -> bytes:
+    return tree[tag].value.strip(b" \0") if tag in tree else b""
 
 
-def _keys(dataset: Dataset, label: bytes, depth: int) -> dict[int, Key]:
-    if depth > _DEEPEST:
-        raise RecursionError
-    keys: dict[int, Key] = {}
-    for tag in dataset.keys():
-        element = dataset.get_item(tag)
-        number = int(tag)
-        if element is None or (depth == 0 and number in _NOT_KEYS) or number & 0xFFFF == 0:
-            continue
-        vr = element.VR or _vr(number)
-        if vr == "SQ" or (vr == "UN" and _vr(number) == "SQ"):
-            items = tuple(_keys(item, label, depth + 1) for item in dataset[tag].value)
-            keys[number] = Key("SQ", b"", label, items)
-        else:
-            keys[number] = Key(vr if vr != "UN" else _vr(number), _raw(dataset, number) or b"", label)
-    return keys
+def _keys(tree: Tree, label: bytes) -> dict[int, Key]:
+    label = _text(tree, SPECIFIC_CHARACTER_SET) or label
+    return {
+        tag: _key(tag, element, label)
+        for tag, element in tree.items()
+        if tag not in _NOT_KEYS and tag & 0xFFFF != 0  # group lengths (PS3.5 7.2)
+    }
 
 
-def _raw(dataset: Dataset, tag: int) -> bytes | None:
-    element = dataset.get_item(tag) if tag in dataset else None
-    if isinstance(element, RawDataElement):
-        return element.value or b""
-    return None if element is None else str(element.value or "").encode("latin-1", "replace")
+def _key(tag: int, element: Element, label: bytes) -> Key:
+    vr = _vr(tag)
+    if element.vr == "SQ":
+        if vr not in ("SQ", "UN"):
+            raise EncodingError(f"{_named(tag)} is no sequence")
+        return Key("SQ", b"", label, tuple(_keys(item, label) for item in element.items))
+    if vr == "SQ" and element.value:
+        raise EncodingError(f"{_named(tag)} is a sequence and has VR {element.vr}")
+    if vr not in ("UI", "UN"):
+        _refuse_excess(tag, element.value)
+    return Key(vr, element.value, label)
+
+
+def _refuse_excess(tag: int, value: bytes) -> None:
+    """Refuse a key that would keep the archive busy for long."""
+    values = value.split(b"\\")
+    patterns = sum(b"*" in part or b"?" in part for part in values)
+    if len(value) > LONGEST_KEY or len(values) > MOST_VALUES or patterns > MOST_PATTERNS:
+        size = f"{len(value)} bytes, {len(values)} values, {patterns} with wildcards"
+        raise IdentifierError(f"{_named(tag)} is too much: {size}", messages.UNABLE_TO_PROCESS)
 
 
 def _vr(tag: int) -> str:
     known = WANTED.get(tag) or COMPUTED.get(tag)
-    return known[1] if known else "UN"
+    return known[1] if known else dictionary_vr(tag)
+
+
+def _named(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def answer(association: Association, message: Message, archive: Archive, ae_title: str) -> None:
@@ -133,7 +150,7 @@ def answer(association: Association, message: Message, archive: Archive, ae_titl
         log.warning("refused a query of %s: %s", association, error)
         association.respond(message, error.status, comment=str(error))
         return
-    except (IndexUnavailable, StorageError) as error:
+    except (IndexUnavailable, StorageError, TooManyMatches) as error:
         log.warning("cannot answer a query of %s: %s", association, error)
         association.respond(message, messages.OUT_OF_RESOURCES, comment=str(error))
         return
@@ -160,26 +177,33 @@ def _answer_matches(
     index = archive.ready_index()
     flags = association.extended.get(context.abstract_syntax, b"")
     combined = len(flags) > COMBINED_DATETIME and flags[COMBINED_DATETIME] == 1
-    query = Query(identifier.level, identifier.keys, frozenset(identifier.keys), combined)
+    constants: Elements = {
+        RETRIEVE_AE_TITLE: ("AE", ae_title.encode("ascii", "replace")),
+        INSTANCE_AVAILABILITY: ("CS", b"ONLINE"),
+    }
+    query = Query(identifier.level, identifier.keys, combined, constants)
     all_supported = all(supported(tag, identifier.level) for tag in identifier.keys)
     pending = messages.PENDING if all_supported else messages.PENDING_WITH_UNSUPPORTED_KEYS
     setting = association.device.character_set if association.device else "auto"
     implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
     count = 0
-    for match in find(index, query):
-        if count % _CHECK_CANCEL_EVERY == 0 and association.cancelled(message):
+    for matches in find(index, query):
+        if association.cancelled(message):  # also while much is looked through and little found
             return count, messages.CANCELLED
-        try:
-            encoded = encode_match(match, identifier, ae_title, setting, implicit)
-        except Exception:  # one damaged row must not hide the others
-            log.exception("an answer to %s cannot be encoded and is left out", association)
-            continue
-        association.respond(message, pending, encoded)
-        count += 1
+        for match in matches:
+            try:
+                encoded = encode_match(match, identifier, setting, implicit)
+            except Exception:  # one damaged row must not hide the others
+                log.exception("an answer to %s cannot be encoded and is left out", association)
+                continue
+            association.respond(message, pending, encoded)
+            count += 1
+            if count % _CHECK_CANCEL_EVERY == 0 and association.cancelled(message):
+                return count, messages.CANCELLED
     return count, messages.SUCCESS
 
 
-def encode_match(match: Match, identifier: Identifier, ae_title: str, character_set: str, implicit: bool) -> bytes:
+def encode_match(match: Match, identifier: Identifier, character_set: str, implicit: bool) -> bytes:
     """Encode the identifier of one pending response (PS3.4 C.4.1.1.3.2).
 
     Supported keys without a value are answered empty, unsupported ones are left out.
@@ -187,10 +211,6 @@ def encode_match(match: Match, identifier: Identifier, ae_title: str, character_
     label, values = answers.transcode(match.values, match.label, identifier.label, character_set)
     out: Elements = {tag: (_vr(tag), b"") for tag in identifier.keys if supported(tag, identifier.level)}
     out |= values
-    if RETRIEVE_AE_TITLE in out:
-        out[RETRIEVE_AE_TITLE] = ("AE", ae_title.encode("ascii", "replace"))
-    if INSTANCE_AVAILABILITY in out:
-        out[INSTANCE_AVAILABILITY] = ("CS", b"ONLINE")
     out[QUERY_RETRIEVE_LEVEL] = ("CS", identifier.level.encode())
     if label:
         out[SPECIFIC_CHARACTER_SET] = ("CS", label)

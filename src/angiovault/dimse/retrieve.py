@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypedDict
 
 from angiovault.archive import elements
 from angiovault.archive.archive import Archive
@@ -17,10 +17,19 @@ from angiovault.archive.store import StorageError
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.association import Association
-from angiovault.dimse.negotiation import Context
+from angiovault.dimse.endings import AssociationEnded, ProtocolError
+from angiovault.dimse.messages import Message
+from angiovault.dimse.negotiation import Context, ProposedContext
 from angiovault.dimse.query import Identifier, IdentifierError, read_identifier
-from angiovault.dimse.scu import CannotAssociate, Destination, Limits, associate, storage_contexts, store_request
-from angiovault.dimse.wire import AssociationEnded, Message, ProtocolError
+from angiovault.dimse.scu import (
+    CannotAssociate,
+    Destination,
+    Limits,
+    associate,
+    response_status,
+    storage_contexts,
+    store_request,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +37,28 @@ _PATIENT_ID: Final = 0x00100020
 _UNIQUE_KEYS: Final = {"STUDY": 0x0020000D, "SERIES": 0x0020000E, "IMAGE": 0x00080018}
 _LEVELS_ABOVE: Final = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 _FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
+_LARGEST_COUNT: Final = 0xFFFF
+_LONGEST_EXPLICIT_VALUE: Final = 0xFFFE
+
+Report = Callable[[str], None]
+"""Called after each sub-operation, with '' or what went wrong."""
 
 
 class _Cancelled(Exception):
     """The requestor sent a C-CANCEL."""
+
+
+class _CutShort(ProtocolError):
+    """A stored file could not be read on when part of it was sent: only the end of the association says so."""
+
+
+class Counts(TypedDict, total=False):
+    """Numbers of sub-operations as a response carries them."""
+
+    remaining: int
+    completed: int
+    failed: int
+    warning: int
 
 
 @dataclass
@@ -43,12 +70,29 @@ class Progress:
     warning: int = 0
     failed: list[str] = field(default_factory=list)
 
-    def counts(self, final: bool) -> dict[str, int]:
-        """Return the counts as responses carry them; 'remaining' is only in pending and cancelled ones."""
-        counts = {"completed": self.completed, "failed": len(self.failed), "warning": self.warning}
+    def count(self, sop_instance_uid: str, problem: str, warning: bool) -> None:
+        """Count one sub-operation, which failed if there is a problem."""
+        self.remaining -= 1
+        if problem:
+            self.failed.append(sop_instance_uid)
+        elif warning:
+            self.warning += 1
+        else:
+            self.completed += 1
+
+    def counts(self, final: bool) -> Counts:
+        """Return the counts as responses carry them; 'remaining' is only in pending and cancelled ones.
+
+        They are 16 bits wide: a larger number is said as the largest there is.
+        """
+        counts = Counts(
+            completed=min(self.completed, _LARGEST_COUNT),
+            failed=min(len(self.failed), _LARGEST_COUNT),
+            warning=min(self.warning, _LARGEST_COUNT),
+        )
         if not final:
-            counts["remaining"] = self.remaining
-        return {name: min(number, 0xFFFF) for name, number in counts.items()}
+            counts["remaining"] = min(self.remaining, _LARGEST_COUNT)
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +131,9 @@ def selection_of(identifier: Identifier) -> Selection:
 def answer_get(association: Association, message: Message, services: Services) -> None:
     """Answer a C-GET request: the sub-operations run on the same association."""
 
-    def perform(wanted: list[StoredInstance], progress: Progress, report: Callable[[], None]) -> None:
+    def perform(wanted: list[StoredInstance], progress: Progress, report: Report) -> None:
         for instance in wanted:
-            _send_one(association, instance, services, progress, {})
-            report()
+            report(_send_one(association, instance, services, progress, {}))
 
     _retrieve(association, message, services, sop_classes.GET, perform)
 
@@ -108,50 +151,72 @@ def answer_move(association: Association, message: Message, services: Services) 
         log.warning("refused to move for %s: %s", association, error)
         association.respond(message, messages.MOVE_DESTINATION_UNKNOWN, comment=str(error))
         return
-    originator = {
+    originator: dict[int, int | str] = {
         messages.MOVE_ORIGINATOR_AE_TITLE: association.calling,
         messages.MOVE_ORIGINATOR_MESSAGE_ID: message.command.message_id,
     }
 
-    def perform(wanted: list[StoredInstance], progress: Progress, report: Callable[[], None]) -> None:
-        for outcome in send(destination, wanted, services, progress, originator):
-            if outcome:
-                log.warning("moving for %s to %s: %s", association, destination, outcome)
-            report()
+    def perform(wanted: list[StoredInstance], progress: Progress, report: Report) -> None:
+        with contextlib.closing(send(destination, wanted, services, progress, originator)) as outcomes:
+            for problem in outcomes:
+                report(problem and f"to {destination}: {problem}")
 
     _retrieve(association, message, services, sop_classes.MOVE, perform)
 
 
 def send(
     destination: Destination,
-    wanted: list[StoredInstance],
+    wanted: Sequence[StoredInstance],
     services: Services,
     progress: Progress,
     originator: dict[int, int | str],
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Send instances to a device by C-STORE, on as many associations as their classes need.
+
+    Closing the generator releases the association that is open.
 
     Yields
     ------
     str
-        After every instance: '' or what went wrong.
+        After every instance: '' or what went wrong. What stops several at once is said once.
     """
-    by_contexts = list(storage_contexts((item.sop_class_uid, item.transfer_syntax) for item in wanted))
-    for contexts in by_contexts:
+    for contexts in storage_contexts((item.sop_class_uid, item.transfer_syntax) for item in wanted):
         classes = {context.abstract_syntax for context in contexts}
-        group = [item for item in wanted if item.sop_class_uid in classes]
-        sent = 0
-        try:
-            with associate(destination, contexts, services.limits) as association:
-                for instance in group:
-                    problem = _send_one(association, instance, services, progress, originator)
-                    sent += 1
+        left: Sequence[StoredInstance] = [item for item in wanted if item.sop_class_uid in classes]
+        while left:
+            left = yield from _send_on_one_association(destination, contexts, left, services, progress, originator)
+
+
+def _send_on_one_association(
+    destination: Destination,
+    contexts: list[ProposedContext],
+    group: Sequence[StoredInstance],
+    services: Services,
+    progress: Progress,
+    originator: dict[int, int | str],
+) -> Generator[str, None, Sequence[StoredInstance]]:
+    """Send instances as `send` does; return those for which a further association has to be opened."""
+    done = 0
+    try:
+        with associate(destination, contexts, services.limits) as association:
+            for instance in group:
+                problem = _send_one(association, instance, services, progress, originator)
+                done += 1
+                try:
                     yield problem
-        except (CannotAssociate, AssociationEnded) as error:
-            for instance in group[sent:]:
-                progress.failed.append(instance.sop_instance_uid)
-                progress.remaining -= 1
-                yield f"{instance.sop_instance_uid}: {error}"
+                except GeneratorExit:
+                    return ()
+    except _CutShort as error:  # the fault of this one file, not of the device: the others are still to be sent
+        progress.count(group[done].sop_instance_uid, str(error), False)
+        yield str(error)
+        return group[done + 1 :]
+    except (CannotAssociate, AssociationEnded) as error:
+        problem = f"{len(group) - done} instances not sent: {error}"
+        for instance in group[done:]:
+            progress.count(instance.sop_instance_uid, problem, False)
+            yield problem
+            problem = ""
+    return ()
 
 
 def _retrieve(
@@ -159,7 +224,7 @@ def _retrieve(
     message: Message,
     services: Services,
     models: dict[str, str],
-    perform: Callable[[list[StoredInstance], Progress, Callable[[], None]], None],
+    perform: Callable[[list[StoredInstance], Progress, Report], None],
 ) -> None:
     context = association.context_of(message)
     try:
@@ -175,37 +240,43 @@ def _retrieve(
         return
     progress = Progress(len(wanted))
 
-    def report() -> None:
-        if association.cancelled(message):
-            raise _Cancelled
+    def report(problem: str) -> None:
+        if problem:
+            log.warning("retrieval of %s: %s", association, problem)
         if progress.remaining:
+            if association.cancelled(message):
+                raise _Cancelled
             association.respond(message, messages.PENDING, **progress.counts(final=False))
 
     status = messages.SUCCESS
     try:
         if wanted:
-            report()
+            report("")
             perform(wanted, progress, report)
     except _Cancelled:
         status = messages.CANCELLED
-    association.tally["sent"] += progress.completed + progress.warning
-    _finish(association, message, context, progress, status, len(wanted))
+    finally:
+        association.tally["sent"] += progress.completed + progress.warning
+        if progress.failed:
+            association.tally["not sent"] += len(progress.failed)
+    _finish(association, message, context, progress, status)
 
 
-def _finish(
-    association: Association, message: Message, context: Context, progress: Progress, status: int, total: int
-) -> None:
+def _finish(association: Association, message: Message, context: Context, progress: Progress, status: int) -> None:
     if status == messages.SUCCESS and (progress.failed or progress.warning):
-        nothing_sent = len(progress.failed) == total
+        nothing_sent = not progress.completed and not progress.warning
         status = messages.UNABLE_TO_PERFORM_SUBOPERATIONS if nothing_sent else messages.SUBOPERATIONS_WITH_FAILURES
-    data = None
-    if progress.failed:
-        uids = "\\".join(progress.failed).encode("ascii")
-        data = elements.encode(
-            {_FAILED_SOP_INSTANCE_UID_LIST: ("UI", uids)},
-            implicit=context.transfer_syntax == sop_classes.IMPLICIT_VR_LE,
-        )
+    implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
+    data = encode_failed_list(progress.failed, implicit) if progress.failed else None
     association.respond(message, status, data, **progress.counts(final=status != messages.CANCELLED))
+
+
+def encode_failed_list(uids: Sequence[str], implicit: bool) -> bytes:
+    """Encode Failed SOP Instance UID List (0008,0058), in Explicit VR as many whole UIDs as its 16-bit length takes."""
+    value = "\\".join(uids).encode("ascii", "replace")
+    if not implicit and len(value) > _LONGEST_EXPLICIT_VALUE:
+        value = value[: value.rindex(b"\\", 0, _LONGEST_EXPLICIT_VALUE + 1)]
+    return elements.encode({_FAILED_SOP_INSTANCE_UID_LIST: ("UI", value)}, implicit)
 
 
 def _send_one(
@@ -220,26 +291,17 @@ def _send_one(
     try:
         with _in_acceptable_syntax(association, instance, services) as (context, data, length):
             request = store_request(instance.sop_class_uid, instance.sop_instance_uid)
-            message_id = association.request(context, {**request, **originator}, data, length)
-        status = _store_status(association, message_id, services.limits.response_timeout)
+            try:
+                message_id = association.request(context, {**request, **originator}, data, length)
+            except OSError as error:  # half of it is on the wire: there is no way back
+                raise _CutShort(f"{instance.path} cannot be read: {error}", 0) from error
+        status = response_status(association, message_id, services.limits.response_timeout)
         warning = status & 0xF000 == 0xB000
         if status != messages.SUCCESS and not warning:
             problem = f"{instance.sop_instance_uid}: the peer answers with status {status:04X}"
-    except AssociationEnded:
-        raise
     except (ConversionError, StorageError) as error:
         problem = f"{instance.sop_instance_uid}: {error}"
-    except OSError as error:  # half an instance is on the wire: there is no way back
-        log.error("%s cannot be read: %s", instance.path, error)
-        raise ProtocolError(f"{instance.sop_instance_uid} cannot be read: {error}", 0) from error
-    progress.remaining -= 1
-    if problem:
-        progress.failed.append(instance.sop_instance_uid)
-        log.warning("to %s: %s", association, problem)
-    elif warning:
-        progress.warning += 1
-    else:
-        progress.completed += 1
+    progress.count(instance.sop_instance_uid, problem, warning)
     return problem
 
 
@@ -256,11 +318,8 @@ def _in_acceptable_syntax(
     StorageError
         When its file cannot be read.
     """
-    usable = [
-        context
-        for context in association.contexts.values()
-        if context.abstract_syntax == instance.sop_class_uid and _peer_is_scp(association, context)
-    ]
+    of_class = [item for item in association.contexts.values() if item.abstract_syntax == instance.sop_class_uid]
+    usable = [item for item in of_class if _peer_is_scp(association, item)]
     as_stored = next((item for item in usable if item.transfer_syntax == instance.transfer_syntax), None)
     if as_stored is not None:
         with services.archive.open_instance(instance) as (file, length):
@@ -268,20 +327,21 @@ def _in_acceptable_syntax(
         return
     plain = (sop_classes.EXPLICIT_VR_LE, sop_classes.IMPLICIT_VR_LE)
     target = next((item for syntax in plain for item in usable if item.transfer_syntax == syntax), None)
+    stored = sop_classes.name(instance.transfer_syntax)
+    if not usable:
+        how = "only in the SCU role" if of_class else "not at all"
+        raise ConversionError(f"the peer takes {sop_classes.name(instance.sop_class_uid)} {how}")
     if target is None:
-        taken = ", ".join(item.transfer_syntax for item in usable) or "no syntax of this class at all"
-        raise ConversionError(f"stored in {sop_classes.name(instance.transfer_syntax)}, the peer takes {taken}")
+        taken = ", ".join(sop_classes.name(item.transfer_syntax) for item in usable)
+        raise ConversionError(f"stored in {stored}, the peer takes this class in {taken} only")
     if not convertible(instance.transfer_syntax):
-        raise ConversionError(
-            f"{sop_classes.name(instance.transfer_syntax)} cannot be converted to what the peer takes"
-        )
-    services.archive.check()
-    source = services.archive.store.root / instance.path
+        raise ConversionError(f"{stored} cannot be converted to what the peer takes")
+    with services.archive.open_instance(instance):  # it is there, and is the file that was stored
+        source = services.archive.store.root / instance.path
     with services.converter.convert(source, target.transfer_syntax) as converted:
         log.info(
             "%s goes to %s converted from %s to %s",
-            instance.sop_instance_uid, association,
-            sop_classes.name(instance.transfer_syntax), sop_classes.name(target.transfer_syntax),
+            instance.sop_instance_uid, association, stored, sop_classes.name(target.transfer_syntax),
         )  # fmt: skip
         yield target, converted.file, converted.length
 
@@ -289,17 +349,3 @@ def _in_acceptable_syntax(
 def _peer_is_scp(association: Association, context: Context) -> bool:
     """Whether the peer may be sent a C-STORE request in this context: as acceptor always, as requestor by role."""
     return association.requested_by_us or context.requestor_is_scp
-
-
-def _store_status(association: Association, message_id: int, timeout: float) -> int:
-    """Wait for the C-STORE response; a C-CANCEL of the retrieval that comes before it is kept for `cancelled`."""
-    while True:
-        message = association.receive(timeout)
-        message.drain()
-        command = message.command
-        if command.field == messages.C_CANCEL_RQ:
-            association.note_cancel(command)
-        elif not command.field & messages.RESPONSE:
-            raise ProtocolError("a further request while one is being answered", 2)
-        elif command.number(messages.MESSAGE_ID_BEING_RESPONDED_TO) == message_id:
-            return command.status

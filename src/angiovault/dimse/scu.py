@@ -1,10 +1,11 @@
-"""The application entity as requestor: associations that the archive opens (PS3.8 7.1), for C-STORE, C-ECHO, notifications."""
+"""The application entity as requestor: associations that the archive opens (PS3.8 7.1)."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -12,12 +13,16 @@ from typing import Final
 from angiovault.devices import Device
 from angiovault.dimse import messages, negotiation, sop_classes
 from angiovault.dimse.association import Association
+from angiovault.dimse.endings import Aborted, AssociationEnded, ProtocolError, TimedOut
+from angiovault.dimse.messages import CommandError
 from angiovault.dimse.negotiation import MOST_CONTEXTS, ProposedContext, Rejected
-from angiovault.dimse.wire import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, AssociationEnded, ProtocolError, Wire
+from angiovault.dimse.wire import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, SMALLEST_PEER_PDU, Wire
 
 log = logging.getLogger(__name__)
 
 _RELEASE_TIMEOUT: Final = 10.0
+_BY_SERVICE_USER: Final = 0
+"""Source of an A-ABORT that the application, not the protocol, asks for (PS3.8 9.3.8)."""
 
 
 class CannotAssociate(Exception):
@@ -52,12 +57,16 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What we announce and how long we wait: our AE title, longest PDU in bytes, seconds for the network and an answer."""
+    """What we announce and how long we wait: our AE title, longest PDU in bytes, seconds for the network."""
 
     ae_title: str
     max_pdu: int = 131072
     network_timeout: float = 60.0
-    response_timeout: float = 300.0
+
+    @property
+    def response_timeout(self) -> float:
+        """Seconds to wait for a response: more, since a device may write a run of a gigabyte before it answers."""
+        return 5 * self.network_timeout
 
 
 @contextlib.contextmanager
@@ -73,36 +82,15 @@ def associate(
     AssociationEnded
         When it breaks off later.
     """
-    proposed = tuple(contexts)
-    request = negotiation.encode_request(
-        limits.ae_title, destination.ae_title, proposed, limits.max_pdu, scp_roles
-    )
-    try:
-        connection = socket.create_connection((destination.host, destination.port), limits.network_timeout)
-    except OSError as error:
-        raise CannotAssociate(_in_words(destination, error)) from error
-    wire = Wire(connection, limits.max_pdu, limits.network_timeout)
-    try:
-        wire.send(request)
-        wire.wait(limits.network_timeout)
-        kind, encoded = wire.read_pdu()
-        if kind not in (A_ASSOCIATE_AC, A_ASSOCIATE_RJ):
-            raise ProtocolError(f"answered an association request with a PDU of type {kind}")
-        acceptance = negotiation.decode_answer(encoded, proposed)
-    except Rejected as error:
-        wire.close()
-        raise CannotAssociate(f"{destination}: {error}") from error
-    except AssociationEnded as error:
-        wire.abort()
-        raise CannotAssociate(f"{destination} does not answer as a DICOM device: {error}") from error
-    wire.peer_max_pdu = acceptance.max_pdu
-    association = Association(
-        wire, destination.host, limits.ae_title, destination.ae_title, acceptance.contexts, requested_by_us=True
-    )
+    association = _request_association(destination, tuple(contexts), limits, scp_roles)
+    wire = association.wire
     try:
         yield association
+    except ProtocolError as error:
+        wire.abort(error.reason)
+        raise
     except BaseException:
-        wire.abort()
+        wire.abort(source=_BY_SERVICE_USER)
         raise
     try:
         wire.request_release(_RELEASE_TIMEOUT)
@@ -110,32 +98,83 @@ def associate(
         log.debug("%s did not release properly: %s", destination, end)
 
 
-def _in_words(destination: Destination, error: OSError) -> str:
+def _request_association(
+    destination: Destination, proposed: tuple[ProposedContext, ...], limits: Limits, scp_roles: Iterable[str]
+) -> Association:
+    request = negotiation.encode_request(limits.ae_title, destination.ae_title, proposed, limits.max_pdu, scp_roles)
+    try:
+        connection = socket.create_connection((destination.host, destination.port), limits.network_timeout)
+    except (OSError, UnicodeError, OverflowError) as error:  # the latter two: no host name, no port number
+        raise CannotAssociate(_in_words(destination, error)) from error
+    wire = Wire(connection, limits.max_pdu, limits.network_timeout)
+    try:
+        wire.send(request)
+        wire.wait(limits.network_timeout)
+        kind, encoded = wire.read_pdu()
+        if kind == A_ABORT:
+            raise Aborted("it aborts the association that is asked for")
+        if kind not in (A_ASSOCIATE_AC, A_ASSOCIATE_RJ):
+            raise ProtocolError(f"answered an association request with a PDU of type {kind}", 2)
+        acceptance = negotiation.decode_answer(encoded, proposed)
+        if 0 < acceptance.max_pdu < SMALLEST_PEER_PDU:
+            raise ProtocolError(f"its maximum PDU length {acceptance.max_pdu} leaves no room for a message")
+    except Rejected as error:
+        wire.close()
+        raise CannotAssociate(f"{destination}: {error}") from error
+    except TimedOut as error:
+        wire.abort(source=_BY_SERVICE_USER)
+        raise CannotAssociate(
+            f"{destination} takes the connection but does not answer within {limits.network_timeout:g} s: "
+            "is it a DICOM device, and is it well?"
+        ) from error
+    except AssociationEnded as error:
+        wire.abort(error.reason if isinstance(error, ProtocolError) else 0)
+        raise CannotAssociate(f"{destination} does not answer as a DICOM device: {error}") from error
+    except BaseException:
+        wire.close()
+        raise
+    wire.peer_max_pdu = acceptance.max_pdu
+    return Association(
+        wire, destination.host, limits.ae_title, destination.ae_title, acceptance.contexts, requested_by_us=True
+    )
+
+
+def _in_words(destination: Destination, error: OSError | UnicodeError | OverflowError) -> str:
+    if isinstance(error, OverflowError):
+        return f"{destination}: there is no port {destination.port}, the highest is 65535"
     if isinstance(error, ConnectionRefusedError):
         return f"{destination} refuses the connection: is the device on, and is the port right?"
     if isinstance(error, TimeoutError):
         return f"{destination} does not answer: is the address right, and does a firewall lie between?"
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return f"{destination}: the host name is not known"
     return f"{destination} cannot be reached: {error.strerror or error}"
 
 
 def response_status(association: Association, message_id: int, timeout: float) -> int:
-    """Wait for the response to a request of ours and return its status; for associations that we opened ourselves.
+    """Wait for the response to a request of ours and return its status.
+
+    A C-CANCEL that comes before it is noted (`Association.cancelled`): that of the retrieval the request belongs to.
 
     Raises
     ------
     AssociationEnded
-        When none comes.
+        When none comes within `timeout` seconds.
     """
+    deadline = time.monotonic() + timeout
     while True:
-        message = association.receive(timeout)
+        message = association.receive(max(0.0, deadline - time.monotonic()))
         message.drain()
         command = message.command
-        if not command.field & messages.RESPONSE:
-            raise ProtocolError("a request where a response is due", 2)
-        if command.number(messages.MESSAGE_ID_BEING_RESPONDED_TO) == message_id:
-            return command.status
+        try:
+            if command.field == messages.C_CANCEL_RQ:
+                association.note_cancel(command)
+            elif not command.field & messages.RESPONSE:
+                raise ProtocolError("a request where a response is due", 2)
+            elif command.number(messages.MESSAGE_ID_BEING_RESPONDED_TO) == message_id:
+                return command.status
+        except CommandError as error:
+            raise ProtocolError(f"a response cannot be understood: {error}") from error
 
 
 def echo(destination: Destination, limits: Limits) -> None:
@@ -163,8 +202,8 @@ def echo(destination: Destination, limits: Limits) -> None:
 def storage_contexts(pairs: Iterable[tuple[str, str]]) -> Iterator[list[ProposedContext]]:
     """Propose contexts for (SOP class, stored transfer syntax) pairs, as many per association as there can be.
 
-    Each stored syntax has a context of its own, so that the acceptor cannot choose another; a further context of the
-    class offers Explicit and Implicit VR Little Endian for those that will not take it.
+    Each stored syntax has a context of its own, so that the acceptor cannot choose another; so have Explicit and
+    Implicit VR Little Endian, for those that will not take the stored one.
 
     Yields
     ------
@@ -203,5 +242,3 @@ def store_request(sop_class_uid: str, sop_instance_uid: str) -> dict[int, int | 
         messages.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
         messages.PRIORITY: 0,
     }
-
-

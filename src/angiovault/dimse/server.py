@@ -5,7 +5,11 @@ One thread serves one connection. Nothing polls: an idle association costs a blo
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import ipaddress
 import logging
+import resource
 import socket
 import ssl
 import threading
@@ -16,18 +20,20 @@ from typing import Final
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, negotiation, sop_classes
-from angiovault.dimse.acceptance import judge
+from angiovault.dimse.acceptance import Verdict, judge
 from angiovault.dimse.association import Association
-from angiovault.dimse.wire import (
-    A_ASSOCIATE_RQ,
+from angiovault.dimse.endings import (
     AssociationEnded,
     ConnectionLost,
-    Message,
+    Interrupted,
     ProtocolError,
     Released,
     TimedOut,
-    Wire,
 )
+from angiovault.dimse.messages import Message
+from angiovault.dimse.negotiation import Proposal
+from angiovault.dimse.tls import TlsConnection
+from angiovault.dimse.wire import A_ASSOCIATE_RQ, Wire
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +42,44 @@ Refused = Callable[[str, str, str, str], None]
 """Called with address, calling AE title, called AE title and reason of a refusal."""
 
 _BACKLOG: Final = 256
+_FEWEST_NEWCOMERS: Final = 100
 _MAY_BE_EVICTED_AFTER: Final = 30.0
 _UNEXPECTED_PDU: Final = 2
+_LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
+_STOPPED: Final = "stopped"
+
+_OWN_FILES: Final = 64
+_FILES_PER_ASSOCIATION: Final = 8
+"""Its socket, the instance's file and folder, and what a database connection takes."""
+
+
+class _Connection:
+    """A connection and how far it has come."""
+
+    def __init__(self, connection: socket.socket, peer: str) -> None:
+        self.socket: socket.socket | TlsConnection = connection
+        self.peer = peer
+        self.since = time.monotonic()
+        self.association: Association | None = None
+        self.is_cut = False
+
+    def silence(self) -> float:
+        """Return for how many seconds the association has been idle, 0 when it is not."""
+        if self.association is None or self.association.busy:
+            return 0.0
+        return time.monotonic() - self.association.idle_since
+
+    def cut(self, why: str) -> None:
+        """End it from another thread; the one that serves it wakes up and closes."""
+        self.is_cut = True
+        if self.association is not None:
+            self.association.wire.interrupt(why)
+        else:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.socket.close()
 
 
 class Server:
@@ -64,8 +106,9 @@ class Server:
         self._on_refusal = on_refusal
         self._lock = threading.Lock()
         self._listeners: list[socket.socket] = []
-        self._connections: dict[threading.Thread, Association | Wire] = {}
-        self._stopping = False
+        self._connections: dict[_Connection, threading.Thread] = {}
+        self._most, self._most_newcomers = config.max_associations, _FEWEST_NEWCOMERS
+        self._stopped = threading.Event()
 
     # ---- listening
 
@@ -77,30 +120,63 @@ class Server:
         OSError
             When the address or port cannot be had.
         """
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.create_server((address, port), family=family, backlog=_BACKLOG)
+        self._most, self._most_newcomers = _limits(self._config.max_associations)
+        listener = socket.create_server(
+            (address, port),
+            family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+            backlog=_BACKLOG,
+            dualstack_ipv6=address == "::" and socket.has_dualstack_ipv6(),
+        )
         self._listeners.append(listener)
         threading.Thread(target=self._accept, args=(listener, tls), name="listener", daemon=True).start()
         return int(listener.getsockname()[1])
 
     def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        while not self._stopping:
-            try:
-                connection, address = listener.accept()
-            except OSError as error:
-                if self._stopping:
-                    return
-                log.error("cannot accept a connection: %s", error)  # for example out of file descriptors
-                time.sleep(0.1)
-                continue
-            thread = threading.Thread(
-                target=self._serve, args=(connection, address[0], tls), name=f"peer {address[0]}", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError as error:
-                log.error("cannot start a thread for %s: %s", address[0], error)
-                connection.close()
+        problem = ""
+        with listener:
+            while not self._stopped.is_set():
+                try:
+                    connection, address = listener.accept()
+                    problem = ""
+                except ConnectionAbortedError:  # gone before it was its turn
+                    continue
+                except OSError as error:
+                    if self._stopped.is_set():
+                        return
+                    if str(error) != problem:
+                        log.error("cannot accept connections: %s", error)
+                    problem = str(error)
+                    if error.errno in (errno.EMFILE, errno.ENFILE):
+                        self._make_room_for_newcomers(0)
+                    self._stopped.wait(0.1)
+                    continue
+                self._start(_Connection(connection, _plain_address(address[0])), tls)
+
+    def _start(self, connection: _Connection, tls: ssl.SSLContext | None) -> None:
+        self._make_room_for_newcomers(self._most_newcomers - 1)
+        thread = threading.Thread(
+            target=self._serve, args=(connection, tls), name=f"peer {connection.peer}", daemon=True
+        )
+        with self._lock:
+            self._connections[connection] = thread
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("cannot start a thread for %s: %s", connection.peer, error)
+            with self._lock:
+                del self._connections[connection]
+            connection.close()
+
+    def _make_room_for_newcomers(self, most: int) -> None:
+        """End the connections that have waited the longest without an association, until `most` are left."""
+        with self._lock:
+            newcomers = [item for item in self._connections if item.association is None and not item.is_cut]
+        for oldest in sorted(newcomers, key=lambda item: item.since)[: max(0, len(newcomers) - most)]:
+            log.warning(
+                "ended a connection from %s without an association after %.1f s: there are too many such",
+                oldest.peer, time.monotonic() - oldest.since,
+            )  # fmt: skip
+            oldest.cut("")
 
     def stop(self, timeout: float) -> bool:
         """Stop listening, end idle associations, and wait for messages that are being answered.
@@ -110,92 +186,107 @@ class Server:
         bool
             Whether all was finished within `timeout` seconds.
         """
-        self._stopping = True
+        self._stopped.set()
         for listener in self._listeners:
-            listener.close()
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`, which closing does not
         with self._lock:
-            open_now = list(self._connections.items())
-        for _, connection in open_now:
-            if isinstance(connection, Wire):
-                connection.close()
-            elif not connection.busy:
-                connection.wire.abort()
+            open_now = dict(self._connections)
+        for connection in open_now:
+            if connection.association is None or not connection.association.busy:
+                connection.cut(_STOPPED)
         deadline = time.monotonic() + timeout
-        for thread, _ in open_now:
+        for thread in open_now.values():
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread, _ in open_now)
+        return not any(thread.is_alive() for thread in open_now.values())
 
     def associations(self) -> list[Association]:
         """Return the associations that are open now."""
         with self._lock:
-            return [item for item in self._connections.values() if isinstance(item, Association)]
+            return [item.association for item in self._connections if item.association is not None]
 
     # ---- one connection
 
-    def _serve(self, connection: socket.socket, peer: str, tls: ssl.SSLContext | None) -> None:
-        wire: Wire | None = None
-        me = threading.current_thread()
+    def _serve(self, connection: _Connection, tls: ssl.SSLContext | None) -> None:
         try:
-            if tls is not None:
-                connection.settimeout(self._config.artim_timeout)
-                connection = tls.wrap_socket(connection, server_side=True)
-            wire = Wire(connection, self._config.max_pdu, self._config.artim_timeout)
-            with self._lock:
-                self._connections[me] = wire
-            association = self._establish(wire, peer)
+            if tls is not None and not self._secure(connection, tls):
+                return
+            wire = Wire(connection.socket, self._config.max_pdu, self._config.artim_timeout)
+            association = self._establish(connection, wire)
             if association is not None:
-                with self._lock:
-                    self._connections[me] = association
                 self._converse(association)
-        except (ssl.SSLError, OSError) as error:
-            log.warning("TLS with %s failed: %s", peer, error)
         except Exception:
-            log.exception("serving %s failed", peer)
-            if wire is not None:
-                wire.abort()
+            log.exception("serving %s failed", connection.peer)
         finally:
             with self._lock:
-                self._connections.pop(me, None)
-            (wire or connection).close()
+                del self._connections[connection]
+            connection.close()
 
-    def _establish(self, wire: Wire, peer: str) -> Association | None:
+    def _secure(self, connection: _Connection, tls: ssl.SSLContext) -> bool:
+        """Make it a TLS connection; return whether that worked."""
+        assert isinstance(connection.socket, socket.socket)
+        try:
+            connection.socket.settimeout(self._config.artim_timeout)
+            if not connection.socket.recv(1, socket.MSG_PEEK):
+                raise ConnectionResetError
+        except (ConnectionError, TimeoutError) as error:
+            self._log_silence(connection, isinstance(error, TimeoutError))
+            return False
+        try:
+            connection.socket = secured = TlsConnection(connection.socket, tls)
+            secured.handshake(self._artim_left(connection))
+        except OSError as error:
+            log.warning("refused TLS with %s: %s", connection.peer, error)
+            self._on_refusal(connection.peer, "", "", f"TLS: {error}")
+            return False
+        return True
+
+    def _artim_left(self, connection: _Connection) -> float:
+        return max(0.01, connection.since + self._config.artim_timeout - time.monotonic())
+
+    def _log_silence(self, connection: _Connection, timed_out: bool) -> None:
+        if timed_out:
+            log.warning("%s connected and asked for nothing in %d s", connection.peer, self._config.artim_timeout)
+        else:
+            log.debug("%s connected and left without a word", connection.peer)  # a health check
+
+    def _establish(self, connection: _Connection, wire: Wire) -> Association | None:
         """Negotiate; None when there is to be no association."""
-        config = self._config
         try:
-            wire.wait(config.artim_timeout)
-        except ConnectionLost:
-            log.debug("%s connected and left without a word", peer)  # a health check
-            return None
-        except TimedOut:
-            log.warning("%s connected and asked for nothing within %d s", peer, config.artim_timeout)
-            wire.close()
+            wire.wait(self._artim_left(connection))
+        except (ConnectionLost, TimedOut) as error:
+            self._log_silence(connection, isinstance(error, TimedOut))
             return None
         try:
-            kind, encoded = wire.read_pdu()
+            kind, encoded = wire.read_pdu(timeout=self._artim_left(connection))
             if kind != A_ASSOCIATE_RQ:
                 raise ProtocolError(f"PDU of type {kind} where an association request is due", _UNEXPECTED_PDU)
-            proposal = negotiation.decode_request(encoded)
-            if self._full():
-                self._refuse(wire, peer, proposal, (2, 3, 2), f"{config.max_associations} associations are open already")
-                return None
-            device = self._devices.find_caller(proposal.calling, peer)
-            verdict = judge(proposal, device, config)
-            if verdict.reject:
-                self._refuse(wire, peer, proposal, verdict.reject, verdict.why)
-                return None
-            wire.peer_max_pdu = proposal.max_pdu
-            wire.network_timeout = config.network_timeout
-            wire.send(negotiation.encode_accept(proposal, verdict.contexts, verdict.extended, config.max_pdu))
+            return self._answer(connection, wire, negotiation.decode_request(encoded))
         except ProtocolError as error:
-            log.warning("connection from %s aborted: %s", peer, error)
+            log.warning("connection from %s aborted: %s", connection.peer, error)
             wire.abort(error.reason)
-            return None
         except AssociationEnded as error:
-            log.warning("connection from %s ended during negotiation: %s", peer, error)
-            return None
+            log.warning("connection from %s ended during negotiation: %s", connection.peer, error)
+        return None
+
+    def _answer(self, connection: _Connection, wire: Wire, proposal: Proposal) -> Association | None:
+        """Accept or reject a proposal."""
+        config, peer = self._config, connection.peer
+        device = self._devices.find_caller(proposal.calling, peer)
+        verdict = judge(proposal, device, config)
+        wire.peer_max_pdu = proposal.max_pdu
+        wire.network_timeout = config.network_timeout
         association = Association(
             wire, peer, proposal.calling, proposal.called, verdict.contexts, device, verdict.extended
         )
+        association.busy = True  # nobody else may send before the answer
+        if verdict.reject is None and not self._admit(connection, association):
+            verdict = Verdict(_LOCAL_LIMIT_EXCEEDED, f"{self._most} associations are open already")
+        if verdict.reject is not None:
+            self._reject(association, verdict.reject, verdict.why)
+            return None
+        wire.send(negotiation.encode_accept(proposal, verdict.contexts, verdict.extended, config.max_pdu))
+        association.busy = False
         for refused in verdict.refused:
             log.warning("refused a presentation context of %s: %s", association, refused)
             self._on_refusal(peer, proposal.calling, proposal.called, refused)
@@ -205,54 +296,42 @@ class Server:
         )  # fmt: skip
         return association
 
-    def _refuse(
-        self, wire: Wire, peer: str, proposal: negotiation.Proposal, code: tuple[int, int, int], why: str
-    ) -> None:
-        log.warning(
-            "rejected association from %s@%s to %s: %s (%s)",
-            proposal.calling, peer, proposal.called, why, negotiation.REJECTIONS[code],
-        )  # fmt: skip
-        self._on_refusal(peer, proposal.calling, proposal.called, f"{negotiation.REJECTIONS[code]}: {why}")
-        wire.send(negotiation.encode_reject(*code))
-        try:  # the requestor closes (PS3.8 9.2.3, AR-... Sta13); do not cut off our answer
-            wire.wait(self._config.artim_timeout)
-        except AssociationEnded:
-            pass
-        wire.close()
+    def _reject(self, association: Association, code: tuple[int, int, int], why: str) -> None:
+        words = negotiation.REJECTIONS[code]
+        log.warning("rejected association from %s to %s: %s (%s)", association, association.called, why, words)
+        self._on_refusal(association.peer, association.calling, association.called, f"{words}: {why}")
+        association.wire.send(negotiation.encode_reject(*code))
+        association.wire.leave_to_peer(self._config.artim_timeout)  # PS3.8 9.2.3, Sta13
 
-    def _full(self) -> bool:
-        """Return whether there is no room for one more; the association idle the longest makes room if it may."""
+    def _admit(self, connection: _Connection, association: Association) -> bool:
+        """Return whether there is room for one more; the association idle the longest makes room if it may."""
+        longest = None
         with self._lock:
-            if len(self._connections) <= self._config.max_associations:
-                return False
-            idle = [
-                item
-                for item in self._connections.values()
-                if isinstance(item, Association)
-                and not item.busy
-                and time.monotonic() - item.idle_since > _MAY_BE_EVICTED_AFTER
-            ]
-        if not idle:
-            return True
-        longest = min(idle, key=lambda item: item.idle_since)
-        log.warning("ended the idle association of %s to make room for another", longest)
-        longest.wire.abort()
-        return False
+            others = [item for item in self._connections if item.association is not None and not item.is_cut]
+            if len(others) >= self._most:
+                longest = max(others, key=_Connection.silence)
+                if longest.silence() < _MAY_BE_EVICTED_AFTER:
+                    return False
+                longest.is_cut = True
+            connection.association = association
+        if longest is not None:
+            longest.cut("ended after a long silence to make room for another association")
+        return True
 
     # ---- one association
 
     def _converse(self, association: Association) -> None:
         began = time.monotonic()
-        ending = "stopped"
+        ending = _STOPPED
         try:
-            while not self._stopping:
+            while not self._stopped.is_set():
                 message = association.receive(self._config.idle_timeout)
                 try:
                     self._dispatch(association, message)
                 finally:
                     association.busy = False
             association.wire.abort()
-        except Released as end:
+        except (Released, Interrupted) as end:
             ending = str(end)
         except TimedOut as end:
             ending = f"ended: {end}"
@@ -268,7 +347,7 @@ class Server:
             raise
         finally:
             tally = ", ".join(f"{count} {what}" for what, count in association.tally.items()) or "nothing asked"
-            level = logging.INFO if ending in ("released", "stopped") else logging.WARNING
+            level = logging.INFO if ending in ("released", _STOPPED) else logging.WARNING
             log.log(
                 level,
                 "association of %s with %s: %s; %s after %.1f s",
@@ -306,3 +385,27 @@ _CLASSES: Final[Mapping[int, Callable[[str], bool]]] = {
 def _fits(field: int, abstract_syntax: str) -> bool:
     """Return whether a request belongs into a presentation context of this class."""
     return field in _CLASSES and _CLASSES[field](abstract_syntax)
+
+
+def _plain_address(text: str) -> str:
+    """Return an address as sockets give it without its zone, and IPv4 as such even on an IPv6 socket."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return str((isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address)
+
+
+def _limits(wanted: int) -> tuple[int, int]:
+    """Return how many associations, and connections without one, the limit of open files allows.
+
+    The limit is raised as far as needed and permitted.
+    """
+    newcomers = max(_FEWEST_NEWCOMERS, wanted)
+    needed = _OWN_FILES + wanted * _FILES_PER_ASSOCIATION + newcomers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted, newcomers
+    most = max(1, min(wanted, (soft - _OWN_FILES) // (_FILES_PER_ASSOCIATION + 1)))
+    log.warning("%d associations at a time instead of %d: this process may open only %d files", most, wanted, soft)
+    return most, most

@@ -44,9 +44,9 @@ GET: Final = {
 
 _NOT_COMPOSITE: Final = re.compile(
     r"Storage Commitment|Media Storage Directory|Hanging Protocol|Color Palette|Implant|Procedure Protocol|"
-    r"Protocol Approval|Inventory|Stored Print"
+    r"Protocol Approval|Inventory"
 )
-"""Classes with "Storage" in their names that are of other services: Non-Patient Objects (PS3.4 annex GG) have no study."""
+"""Classes named "Storage" that are of other services: Non-Patient Objects (PS3.4 annex GG) have no study."""
 
 STORAGE: Final = {
     uid: entry[0]
@@ -61,9 +61,13 @@ PRIVATE_NOT_STORAGE: Final = frozenset(
         "1.2.40.0.13.1.5.1.4.1.2.2.1.1",
         "1.2.40.0.13.1.5.1.4.1.2.2.1.2",
         "1.2.40.0.13.1.3.1.2.3.1.1",  # dcm4che's notification of modified attributes
+        "1.2.276.0.7230010.3.4.1915765545.18030.917282194.0",  # DCMTK's request to a server to end itself
     }
 )
 """Private classes of services that are not storage; every other UID outside the standard's root may be one."""
+
+_LONGEST_UID: Final = 64
+_UID: Final = re.compile(r"[0-9][0-9.]*")
 
 _NOT_FOR_FILES: Final = re.compile(r"JPIP|SMPTE|MIME|XML")
 
@@ -86,9 +90,14 @@ _LOSSLESS: Final = re.compile(r"Lossless|RLE|Deflated|Big Endian|Uncompressed|Re
 
 def is_storage(uid: str) -> bool:
     """Return whether instances of the class are taken."""
-    if uid.startswith("1.2.840.10008."):
+    if f"{uid}.".startswith("1.2.840.10008."):
         return uid in STORAGE
-    return bool(uid) and uid not in PRIVATE_NOT_STORAGE
+    return is_uid(uid) and uid not in PRIVATE_NOT_STORAGE
+
+
+def is_uid(text: str) -> bool:
+    """Return whether a text is a UID (PS3.5 9.1); leading zeros and empty components, which devices do send, pass."""
+    return len(text) <= _LONGEST_UID and bool(_UID.fullmatch(text))
 
 
 def is_lossless(transfer_syntax: str) -> bool:
@@ -117,6 +126,15 @@ def choose_for_messages(offered: tuple[str, ...]) -> str:
 
 
 def name(uid: str) -> str:
-    """Return the standard's name of a UID with the UID, or the UID alone."""
-    entry = UID_dictionary.get(uid)
-    return f"{entry[0]} {uid}" if entry else (uid or "(empty UID)")
+    """Return the standard's name of a UID with the UID, or the UID alone; what is too long for one is cut."""
+    known = _name(uid)
+    return f"{known} {uid}" if known else label(uid)
+
+
+def label(uid: str) -> str:
+    """Return the standard's name of a UID, else the UID; what is too long for one is cut."""
+    return _name(uid) or uid[:_LONGEST_UID] or "(empty UID)"
+
+
+def _name(uid: str) -> str:
+    return STORAGE.get(uid) or TRANSFER_SYNTAXES.get(uid) or str(UID_dictionary.get(uid, ("",))[0])

@@ -12,41 +12,38 @@ from angiovault.archive.header import HeaderError
 from angiovault.archive.store import StorageError
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.association import Association
-from angiovault.dimse.wire import AssociationEnded, Message
+from angiovault.dimse.endings import AssociationEnded
+from angiovault.dimse.messages import Message
+from angiovault.dimse.negotiation import Context
 
 log = logging.getLogger(__name__)
-
-_LONGEST_UID = 64
 
 
 def answer(association: Association, message: Message, archive: Archive) -> None:
     """Take in the instance of a C-STORE request and answer."""
-    status, comment = _store(association, message, archive)
-    message.drain()
+    context = association.context_of(message)
+    try:
+        status, comment = _store(association, message, context, archive)
+        message.drain()
+    except AssociationEnded:
+        log.warning("%s did not arrive whole and is not kept", _described(message, context, association))
+        raise
     if status != messages.SUCCESS:
         association.tally["refused"] += 1
-        log.warning(
-            "refused %s of class %s from %s with status %04X: %s",
-            message.command.text(messages.AFFECTED_SOP_INSTANCE_UID),
-            sop_classes.name(message.command.text(messages.AFFECTED_SOP_CLASS_UID)),
-            association,
-            status,
-            comment,
-        )
+        log.warning("refused %s: %s (status %04X)", _described(message, context, association), comment, status)
     association.respond(message, status, comment=comment)
 
 
-def _store(association: Association, message: Message, archive: Archive) -> tuple[int, str]:
-    context = association.context_of(message)
+def _store(association: Association, message: Message, context: Context, archive: Archive) -> tuple[int, str]:
     sop_class = message.command.text(messages.AFFECTED_SOP_CLASS_UID)
     sop_instance = message.command.text(messages.AFFECTED_SOP_INSTANCE_UID)
     if sop_class != context.abstract_syntax:
-        return messages.SOP_CLASS_NOT_SUPPORTED, f"class is not that of the presentation context, {context.abstract_syntax}"
+        return messages.SOP_CLASS_NOT_SUPPORTED, f"class of the presentation context is {context.abstract_syntax}"
     if not context.requestor_is_scu:
         return messages.NOT_AUTHORISED, "the caller may not store"
     if not message.command.has_data_set:
         return messages.CANNOT_UNDERSTAND, "the request has no data set"
-    if not _is_uid(sop_instance):
+    if not sop_classes.is_uid(sop_instance):
         return messages.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID"
     try:
         with archive.receive(sop_class, sop_instance, context.transfer_syntax, association.calling) as reception:
@@ -64,13 +61,14 @@ def _store(association: Association, message: Message, archive: Archive) -> tupl
     except Exception as error:  # the sender must learn that this one is not safe
         log.exception("storing failed")
         return messages.PROCESSING_FAILURE, f"internal error: {error}"
-    association.tally[receipt.outcome] += 1
-    association.tally["bytes"] += receipt.size
-    _note(association, receipt)
+    _note(association, context, receipt)
     return messages.SUCCESS, ""
 
 
-def _note(association: Association, receipt: Receipt) -> None:
+def _note(association: Association, context: Context, receipt: Receipt) -> None:
+    class_name = sop_classes.label(context.abstract_syntax)
+    association.tally[f"{receipt.outcome} {class_name} in {sop_classes.label(context.transfer_syntax)}"] += 1
+    association.tally["bytes"] += receipt.size
     if receipt.outcome == "conflict":
         log.warning(
             "conflict: %s came from %s with other bytes than before; both are kept, the first stays current (%s)",
@@ -82,5 +80,7 @@ def _note(association: Association, receipt: Receipt) -> None:
         log.warning("%s from %s is kept but incomplete: %s", receipt.place, association, receipt.header.problem)
 
 
-def _is_uid(text: str) -> bool:
-    return 0 < len(text) <= _LONGEST_UID and text.isascii() and text.replace(".", "").isdigit()
+def _described(message: Message, context: Context, association: Association) -> str:
+    uid = message.command.text(messages.AFFECTED_SOP_INSTANCE_UID)[:64] or "an instance without UID"
+    sop_class = sop_classes.name(message.command.text(messages.AFFECTED_SOP_CLASS_UID))
+    return f"{uid} of class {sop_class} in {sop_classes.name(context.transfer_syntax)} from {association}"

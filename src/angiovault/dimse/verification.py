@@ -1,10 +1,10 @@
-"""C-ECHO (PS3.4 annex A): are you there?"""
+"""C-ECHO (PS3.4 annex A): a device asks whether the archive is there."""
 
 from __future__ import annotations
 
 from angiovault.dimse import messages
 from angiovault.dimse.association import Association
-from angiovault.dimse.wire import Message
+from angiovault.dimse.messages import Message
 
 
 def answer(association: Association, message: Message) -> None:

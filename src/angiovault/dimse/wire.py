@@ -2,7 +2,7 @@
 
 One thread serves one association with blocking reads: bytes go from the socket into one buffer, and the PDV fragments
 are handed on as views of that buffer, so that an instance of any size passes through in constant memory and nothing
-polls. Negotiation (A-ASSOCIATE) is encoded and decoded by pynetdicom, see `negotiation`.
+polls. A-ASSOCIATE PDUs are read and sent here whole; `negotiation` encodes and decodes them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 import struct
 import threading
 import time
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from angiovault.dimse import messages
-from angiovault.dimse.messages import Command, CommandError
+from angiovault.dimse.endings import (
+    Aborted,
+    AssociationEnded,
+    ConnectionLost,
+    Interrupted,
+    ProtocolError,
+    Released,
+    TimedOut,
+)
+from angiovault.dimse.tls import TlsConnection
 
 A_ASSOCIATE_RQ: Final = 0x01
 A_ASSOCIATE_AC: Final = 0x02
@@ -30,47 +37,22 @@ A_ABORT: Final = 0x07
 
 LONGEST_ASSOCIATE: Final = 1 << 20
 """Most bytes of an A-ASSOCIATE PDU: 128 contexts with 40 syntaxes each take 380 kB."""
-LONGEST_COMMAND: Final = 1 << 16
-"""Most bytes of a command set; the longest legal one has a few hundred."""
 SMALLEST_PEER_PDU: Final = 16
-"""A maximum length below this leaves no room for a PDV with its header."""
+"""Nobody needs less; a fragment of a few bytes is mostly headers."""
 PDU_OVERRUN: Final = 64
 """Bytes a P-DATA-TF may be longer than announced: some peers leave the headers out of the count."""
+_FIRST_BUFFER: Final = 1 << 13  # hundreds of idle associations need no more
 _BUFFER: Final = 1 << 18
 _SEND_BUFFER: Final = 1 << 18
+_FAREWELL: Final = 1.0  # seconds for the peer to take an A-ABORT
 _ABORT_PROVIDER: Final = 2
+_UNRECOGNISED_PDU: Final = 1
+_UNEXPECTED_PDU: Final = 2
 
 _PDU_HEADER: Final = struct.Struct(">BxL")
 _PDV_HEADER: Final = struct.Struct(">LBB")
 _PDATA_HEADER: Final = struct.Struct(">BxLLBB")
-
-
-class AssociationEnded(Exception):
-    """The association is over; the text says how."""
-
-
-class Released(AssociationEnded):
-    """The peer asked for release and got it."""
-
-
-class Aborted(AssociationEnded):
-    """The peer aborted."""
-
-
-class ConnectionLost(AssociationEnded):
-    """The connection broke or was closed without a word."""
-
-
-class TimedOut(AssociationEnded):
-    """The peer was silent or too slow for too long."""
-
-
-class ProtocolError(AssociationEnded):
-    """The peer broke the protocol; `reason` is that of the A-ABORT to send (PS3.8 9.3.8)."""
-
-    def __init__(self, text: str, reason: int = 6) -> None:
-        super().__init__(text)
-        self.reason = reason
+_HTTP: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI")
 
 
 class Wire:
@@ -78,35 +60,44 @@ class Wire:
 
     Parameters
     ----------
-    connection : socket.socket
-        Connected socket, TLS or not.
+    connection : socket.socket or TlsConnection
+        Connected socket.
     max_pdu : int
         Longest P-DATA-TF (variable field, in bytes) that we announced.
     network_timeout : float
         Seconds within which one PDU has to arrive or be taken whole.
     """
 
-    def __init__(self, connection: socket.socket, max_pdu: int, network_timeout: float) -> None:
+    def __init__(self, connection: socket.socket | TlsConnection, max_pdu: int, network_timeout: float) -> None:
         self.connection = connection
         self.max_pdu = max_pdu
         self.peer_max_pdu = 16384
         self.network_timeout = network_timeout
-        self._buffer = bytearray(max(_BUFFER, max_pdu + 4096))
+        self._buffer = bytearray(_FIRST_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
         self._deadline = 0.0
+        self._awaited = ""
         self._pdu_left = 0  # bytes of the current P-DATA-TF not yet read
         self._send_lock = threading.Lock()
         self._send_buffer = bytearray()
-        if connection.family in (socket.AF_INET, socket.AF_INET6):
+        self._interruption = ""
+        if isinstance(connection, socket.socket) and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     # ---- receiving
 
+    def _expect(self, what: str, seconds: float) -> None:
+        self._awaited = f"{what} within {seconds:.3g} s"
+        self._deadline = time.monotonic() + seconds
+
     def _fill(self) -> None:
         """Read what the connection has, at least one byte, before the deadline."""
         if self._start == self._end:
+            if self._end == len(self._buffer) < _BUFFER:  # much is coming
+                self._buffer = bytearray(_BUFFER)
+                self._view = memoryview(self._buffer)
             self._start = self._end = 0
         elif self._end == len(self._buffer):
             rest = bytes(self._view[self._start : self._end])
@@ -119,12 +110,15 @@ class Wire:
             self.connection.settimeout(left)
             got = self.connection.recv_into(self._view[self._end :])
         except TimeoutError:
-            raise TimedOut("nothing came in time") from None
-        except (OSError, ValueError) as error:  # ValueError: closed by another thread
-            raise ConnectionLost(f"connection lost: {error}") from error
+            raise TimedOut(self._awaited) from None
+        except (OSError, ValueError) as error:  # ValueError: closed
+            raise self._lost(f"connection lost: {error}") from error
         if not got:
-            raise ConnectionLost("connection closed by the peer")
+            raise self._lost("connection closed by the peer")
         self._end += got
+
+    def _lost(self, text: str) -> AssociationEnded:
+        return Interrupted(self._interruption) if self._interruption else ConnectionLost(text)
 
     def _take(self, count: int) -> memoryview:
         """Return the next `count` bytes (few), valid until the next read."""
@@ -143,32 +137,39 @@ class Wire:
             When nothing came within `timeout` seconds.
         """
         if self._start == self._end and not self._pdu_left:
-            self._deadline = time.monotonic() + timeout
+            self._expect("nothing came", timeout)
             self._fill()
 
     def readable(self) -> bool:
         """Whether something has come from the peer; does not wait."""
         if self._end > self._start:
             return True
-        if isinstance(self.connection, ssl.SSLSocket) and self.connection.pending():
+        if isinstance(self.connection, TlsConnection) and self.connection.pending():
             return True
         poller = select.poll()
         poller.register(self.connection, select.POLLIN)
         return bool(poller.poll(0))
 
-    def read_pdu(self, longest: int = LONGEST_ASSOCIATE) -> tuple[int, bytes]:
+    def read_pdu(self, longest: int = LONGEST_ASSOCIATE, timeout: float | None = None) -> tuple[int, bytes]:
         """Read one whole PDU that is not data: type and encoded bytes, header included.
+
+        Parameters
+        ----------
+        longest : int
+            Most bytes it may have.
+        timeout : float, optional
+            Seconds within which it has to arrive whole; by default the network time-out.
 
         Raises
         ------
         ProtocolError
             When it is longer than `longest`, or not a DICOM PDU.
         """
-        self._deadline = time.monotonic() + self.network_timeout
+        self._expect("a PDU did not arrive whole", self.network_timeout if timeout is None else timeout)
         header = bytes(self._take(6))
         kind, length = _PDU_HEADER.unpack(header)
         if not A_ASSOCIATE_RQ <= kind <= A_ABORT:
-            raise ProtocolError(f"not a DICOM PDU: begins with {header!r}", 1)
+            raise ProtocolError(_not_dicom(header), _UNRECOGNISED_PDU)
         if length > longest:
             raise ProtocolError(f"PDU of type {kind} is {length} bytes long, at most {longest} are taken")
         body = bytearray()
@@ -180,10 +181,11 @@ class Wire:
             self._start = stop
         return kind, header + bytes(body)
 
-    def _next_pdata(self) -> None:
+    def _next_pdata(self, within_message: bool) -> None:
         """Step into the next P-DATA-TF; every other PDU ends the association."""
-        self._deadline = time.monotonic() + self.network_timeout
-        kind, length = _PDU_HEADER.unpack(self._take(6))
+        self._expect("a PDU did not arrive whole", self.network_timeout)
+        header = bytes(self._take(6))
+        kind, length = _PDU_HEADER.unpack(header)
         if kind == P_DATA_TF:
             if length < 6:
                 raise ProtocolError(f"P-DATA-TF of {length} bytes holds no PDV")
@@ -197,13 +199,15 @@ class Wire:
             if kind == A_ABORT:
                 raise Aborted(f"aborted by the peer (source {body[2]}, reason {body[3]})")
             if kind == A_RELEASE_RP:
-                raise ProtocolError("A-RELEASE-RP that nobody asked for", 2)
+                raise ProtocolError("A-RELEASE-RP that nobody asked for", _UNEXPECTED_PDU)
+            if within_message:
+                raise ProtocolError("A-RELEASE-RQ in the middle of a message", _UNEXPECTED_PDU)
             self.send(_PDU_HEADER.pack(A_RELEASE_RP, 4) + bytes(4))
             raise Released("released")
         elif kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ):
-            raise ProtocolError(f"PDU of type {kind} within an association", 2)
+            raise ProtocolError(f"PDU of type {kind} within an association", _UNEXPECTED_PDU)
         else:
-            raise ProtocolError(f"PDU of unknown type {kind}", 1)
+            raise ProtocolError(_not_dicom(header), _UNRECOGNISED_PDU)
 
     def fragments(self, command: bool, context_id: int | None = None) -> Iterator[tuple[int, memoryview]]:
         """Yield the fragments of one command set or one data set as they arrive.
@@ -225,10 +229,11 @@ class Wire:
         AssociationEnded
             When anything else comes, in the words of what came.
         """
-        last = False
+        begun, last = not command, False
         while not last:
             if self._pdu_left == 0:
-                self._next_pdata()
+                self._next_pdata(begun)
+            begun = True
             if self._pdu_left < 6:
                 raise ProtocolError(f"P-DATA-TF ends with {self._pdu_left} bytes that are no PDV")
             length, context, flags = _PDV_HEADER.unpack(self._take(6))
@@ -237,13 +242,12 @@ class Wire:
             if not 0 <= length <= self._pdu_left:
                 raise ProtocolError(f"PDV of {length + 2} bytes does not fit its P-DATA-TF")
             if bool(flags & 1) != command:
-                raise ProtocolError(
-                    "data set where a command is due" if command else "command where a data set is due", 2
-                )
+                due = "data set where a command is due" if command else "command where a data set is due"
+                raise ProtocolError(due, _UNEXPECTED_PDU)
             if context_id is None:
                 context_id = context
             elif context != context_id:
-                raise ProtocolError(f"PDV of presentation context {context} within a message of {context_id}", 2)
+                raise ProtocolError(f"PDV of presentation context {context} within a message of {context_id}")
             last = bool(flags & 2)
             while length:
                 if self._start == self._end:
@@ -257,7 +261,7 @@ class Wire:
 
     # ---- sending
 
-    def send(self, encoded: bytes | bytearray | memoryview) -> None:
+    def send(self, encoded: bytes | bytearray) -> None:
         """Send bytes whole.
 
         Raises
@@ -265,13 +269,17 @@ class Wire:
         AssociationEnded
             When the connection is gone or the peer takes nothing for the network time-out.
         """
+        with self._send_lock:
+            self._send(encoded, self.network_timeout)
+
+    def _send(self, encoded: bytes | bytearray, timeout: float) -> None:
         try:
-            self.connection.settimeout(self.network_timeout)
+            self.connection.settimeout(timeout)
             self.connection.sendall(encoded)
         except TimeoutError:
-            raise TimedOut("the peer took nothing in time") from None
+            raise TimedOut(f"the peer took nothing within {timeout:.3g} s") from None
         except (OSError, ValueError) as error:
-            raise ConnectionLost(f"connection lost: {error}") from error
+            raise self._lost(f"connection lost: {error}") from error
 
     def send_message(
         self, context_id: int, command: bytes, data: bytes | BinaryIO | None = None, length: int | None = None
@@ -305,7 +313,7 @@ class Wire:
             elif data is not None and length is not None:
                 self._send_file(out, context_id, data, length)
                 return
-            self.send(out)
+            self._send(out, self.network_timeout)
 
     def _fragment_size(self) -> int:
         # 0 means "no limit" (PS3.8 D.1.1); even fragments, as data sets are even.
@@ -332,7 +340,7 @@ class Wire:
             out += _PDATA_HEADER.pack(P_DATA_TF, len(part) + 6, len(part) + 2, context_id, flags)
             out += part
             if not left or len(out) >= _SEND_BUFFER:
-                self.send(out)
+                self._send(out, self.network_timeout)
                 out.clear()
             if not left:
                 return
@@ -340,11 +348,38 @@ class Wire:
     # ---- ending
 
     def abort(self, reason: int = 0, source: int = _ABORT_PROVIDER) -> None:
-        """Send an A-ABORT if that is still possible, and close."""
-        with contextlib.suppress(AssociationEnded):  # it is over in any case
-            self.connection.settimeout(1)
-            self.send(_PDU_HEADER.pack(A_ABORT, 4) + bytes([0, 0, source, reason]))
+        """Send an A-ABORT if that is still possible, and close; for the thread that serves the connection."""
+        self._say_abort(reason, source, _FAREWELL)
+        self.leave_to_peer(_FAREWELL)
+
+    def _say_abort(self, reason: int, source: int, timeout: float) -> None:
+        if self._send_lock.acquire(timeout=timeout):
+            try:
+                with contextlib.suppress(AssociationEnded):  # it is over in any case
+                    self._send(_PDU_HEADER.pack(A_ABORT, 4) + bytes([0, 0, source, reason]), timeout)
+            finally:
+                self._send_lock.release()
+
+    def leave_to_peer(self, timeout: float) -> None:
+        """Close after our last word when the peer has closed, at the latest after `timeout` seconds.
+
+        Closing before everything was read resets the connection, and the reset may overtake the last word.
+        """
+        deadline = time.monotonic() + timeout
+        with contextlib.suppress(OSError, ValueError):  # it is over in any case
+            self.connection.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self.connection.settimeout(left)
+                if not self.connection.recv_into(self._view):
+                    break
         self.close()
+
+    def interrupt(self, why: str) -> None:
+        """End the association from another thread: the one that serves it gets `Interrupted` and closes."""
+        self._interruption = why
+        self._say_abort(0, _ABORT_PROVIDER, 0)
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def request_release(self, timeout: float) -> None:
         """Ask for release, wait for the answer, and close.
@@ -354,11 +389,12 @@ class Wire:
         AssociationEnded
             When the peer does not answer properly.
         """
-        self.send(_PDU_HEADER.pack(A_RELEASE_RQ, 4) + bytes(4))
+        deadline = time.monotonic() + timeout
         try:
+            self.send(_PDU_HEADER.pack(A_RELEASE_RQ, 4) + bytes(4))
             kind = 0
             while kind not in (A_RELEASE_RP, A_ABORT):  # a late response of the peer may come first
-                self.wait(timeout)
+                self.wait(deadline - time.monotonic())
                 kind, _ = self.read_pdu()
                 if kind == A_RELEASE_RQ:  # release collision (PS3.8 9.2.3, AR-8)
                     self.send(_PDU_HEADER.pack(A_RELEASE_RP, 4) + bytes(4))
@@ -366,72 +402,15 @@ class Wire:
             self.close()
 
     def close(self) -> None:
-        """Close the connection; a thread that waits in it wakes up."""
+        """Close the connection; only the thread that reads from it may, others `interrupt`."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         self.connection.close()
 
 
-class Message:
-    """A DIMSE message whose data set is still on the wire.
-
-    Attributes
-    ----------
-    context_id : int
-        Presentation Context ID.
-    command : Command
-        The command set.
-    """
-
-    def __init__(self, wire: Wire, context_id: int, command: Command) -> None:
-        self.context_id = context_id
-        self.command = command
-        self._fragments = wire.fragments(False, context_id) if command.has_data_set else iter(())
-
-    def fragments(self) -> Iterator[memoryview]:
-        """Yield the data set's bytes as they arrive; each view is valid until the next is asked for."""
-        return (view for _, view in self._fragments)
-
-    def data(self, longest: int) -> bytes:
-        """Read a small data set whole.
-
-        Raises
-        ------
-        ProtocolError
-            When it is longer than `longest` bytes.
-        """
-        body = bytearray()
-        for view in self.fragments():
-            body += view
-            if len(body) > longest:
-                raise ProtocolError(f"data set of more than {longest} bytes in a message that needs few")
-        return bytes(body)
-
-    def drain(self) -> None:
-        """Read what is left of the data set and forget it, so that the next message can be read."""
-        for _ in self._fragments:
-            pass
-
-
-def read_message(wire: Wire, timeout: float) -> Message:
-    """Wait for the next message and read its command set.
-
-    Raises
-    ------
-    AssociationEnded
-        When something else comes: release, abort, garbage, silence for `timeout` seconds.
-    """
-    wire.wait(timeout)
-    encoded = bytearray()
-    context_id = 0
-    for context, view in wire.fragments(True):
-        context_id = context
-        encoded += view
-        if len(encoded) > LONGEST_COMMAND:
-            raise ProtocolError("command set without end")
-    try:
-        command = messages.decode(bytes(encoded))
-        _ = command.field
-    except CommandError as error:
-        raise ProtocolError(str(error)) from error
-    return Message(wire, context_id, command)
+def _not_dicom(header: bytes) -> str:
+    if header.startswith(b"\x16\x03"):
+        return "this is TLS, not a DICOM PDU: use the archive's TLS port, or no TLS"
+    if header.startswith(_HTTP):
+        return "this is HTTP, not a DICOM PDU: the peer takes the archive for a web server"
+    return f"not a DICOM PDU: begins with {header!r}"

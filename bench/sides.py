@@ -1,0 +1,172 @@
+"""The sides of the comparison: the archive, its peers and the sink, each started on an empty folder."""
+
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import angiovault
+from bench import sink
+from harness.dcmtk import Peer, echoscu
+from harness.mariadb import MariaDB
+from harness.orthanc import Orthanc
+from harness.processes import Background, Server, environment, free_port, program
+from harness.service import Service
+
+MAX_PDU = 131072
+"""The longest PDU that every side may receive: the default of the archive, the most that DCMTK can do."""
+
+
+class Listening(Protocol):
+    """A server of the harness that can be reached as a DICOM application while its `with` block lasts."""
+
+    @property
+    def peer(self) -> Peer: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Side:
+    """One competitor: what it is, and how it is made (not yet started) on an empty folder."""
+
+    name: str
+    version: str
+    make: Callable[[Path], Listening]
+    answers_queries: bool = True
+    takes_several: bool = True
+    """Whether it can receive by several associations at once."""
+    most_studies: int | None = None
+    """The most studies it can keep, if it has a limit."""
+
+
+class QuietOrthanc(Orthanc):
+    """Orthanc as its package ships it: it logs warnings only."""
+
+    def start(self) -> Self:
+        (self.folder / "storage").mkdir(parents=True)
+        file = self.folder / "orthanc.json"
+        file.write_text(json.dumps(self.configuration), encoding="utf-8")
+        self._background = Background([program("Orthanc"), str(file)], log=self.folder / "orthanc.log")
+        self.background.wait_ready(self._answers)
+        return self
+
+
+class Dcmqrscp(Server):
+    """DCMTK's archive, with a process for every association, as is its default.
+
+    Processes that receive at the same time choose the same names for their files and overwrite one another's images
+    (seen with 3.6.7), so it is sent one association at a time.
+    """
+
+    clean_exits = (-signal.SIGTERM,)  # it does not handle the signal
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.peer = Peer("127.0.0.1", free_port(), "DCMQRSCP")
+
+    def start(self) -> Self:
+        storage = self.folder / "storage"
+        storage.mkdir()
+        file = self.folder / "dcmqrscp.cfg"
+        file.write_text(dcmqrscp_configuration(self.peer, storage), encoding="utf-8")
+        self._background = Background([program("dcmqrscp"), "-c", file], log=self.folder / "dcmqrscp.log")
+        self.background.wait_ready(lambda: echoscu(self.peer).returncode == 0)
+        return self
+
+
+def dcmqrscp_configuration(peer: Peer, storage: Path) -> str:
+    """Write dcmqrscp's configuration: one storage area in `storage`, as many studies as it can keep."""
+    return f"""\
+NetworkTCPPort  = {peer.port}
+MaxPDUSize      = {MAX_PDU}
+MaxAssociations = 16
+HostTable BEGIN
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+{peer.ae_title} {storage} RW ({DCMQRSCP_STUDIES}, 1024mb) ANY
+AETable END
+"""
+
+
+DCMQRSCP_STUDIES = 500
+"""The most studies that dcmqrscp keeps in one storage area, whatever its configuration says."""
+
+
+class SinkServer(Server):
+    """`bench/sink.py` in a process of its own."""
+
+    clean_exits = (-signal.SIGTERM,)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.peer = Peer("127.0.0.1", 0, "SINK")
+
+    def start(self) -> Self:
+        storage = self.folder / "storage"
+        storage.mkdir()
+        stdout = self.folder / "sink.stdout"
+        self._background = Background(
+            [sys.executable, sink.__file__, storage], log=self.folder / "sink.log", stdout=stdout
+        )
+        self.background.wait_ready(lambda: stdout.read_text().endswith("\n"))
+        self.peer = Peer("127.0.0.1", int(stdout.read_text()), "SINK")
+        return self
+
+
+def sides(mariadb: MariaDB | None) -> tuple[Side, ...]:
+    """List the sides; the archive's index is in `mariadb`, or in SQLite without it."""
+    index = f"SQLite {sqlite3.sqlite_version}" if mariadb is None else f"MariaDB {_mariadb_version(mariadb)}"
+    settings: Mapping[str, object] = {"MaximumPduLength": MAX_PDU, "SyncStorageArea": True}
+    orthanc = _version("Orthanc", r"Orthanc (\S+)")
+    dcmtk = _version("storescu", r"v(\d\S+)")
+    return (
+        Side("AngioVault", f"{angiovault.__version__}, index in {index}", lambda folder: _service(folder, mariadb)),
+        Side(
+            "Orthanc",
+            f"{orthanc}, index in SQLite",
+            lambda folder: QuietOrthanc(folder, settings=settings),
+        ),
+        Side(
+            "dcmqrscp",
+            f"DCMTK {dcmtk}, which keeps {DCMQRSCP_STUDIES} studies at most",
+            Dcmqrscp,
+            takes_several=False,
+            most_studies=DCMQRSCP_STUDIES,
+        ),
+        Side("sink", "bench/sink.py, no index", SinkServer, answers_queries=False),
+    )
+
+
+def _service(folder: Path, mariadb: MariaDB | None) -> Service:
+    return Service(folder, index=mariadb.database() if mariadb else None, unknown_devices="all")
+
+
+def _version(name: str, pattern: str) -> str:
+    done = subprocess.run(
+        [program(name), "--version"], capture_output=True, text=True, env=environment(), timeout=20, check=True
+    )
+    match = re.search(pattern, done.stdout)
+    if match is None:
+        raise RuntimeError(f"{name} --version shows no version:\n{done.stdout}")
+    return match[1]
+
+
+def _mariadb_version(server: MariaDB) -> str:
+    ((version,),) = server.execute("SELECT VERSION()")
+    return str(version)

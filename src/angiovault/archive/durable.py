@@ -1,0 +1,66 @@
+"""Files and folders that survive a power cut: what has returned from here is on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, folder: bool = False) -> Iterator[None]:
+    """Hold the lock of a file, made when it is missing, or of a folder; it keeps out threads and other processes."""
+    flags = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file, all of it or nothing, durable on return.
+
+    A last line that a crash cut short was never acknowledged: it is ended, so that ours stands alone.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
+    new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line.encode() + b"\n"
+        if os.write(descriptor, data) != len(data):
+            os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if new:
+        fsync_directory(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and what is missing above it, each durable in its parent."""
+    folder = folder.absolute()
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o750, exist_ok=True)
+        fsync_directory(folder.parent)

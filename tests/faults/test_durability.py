@@ -1,0 +1,196 @@
+"""A yes is a yes: what was acknowledged survives a power cut (promise: on disk, and findable after a restart)."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+
+from faults import instances
+from faults.power_cut import PowerCut
+from harness.dcmtk import storescu
+from harness.processes import program
+from harness.service import Service
+from harness.waiting import wait_until
+
+_CALLS = "openat,mkdir,rename,renameat,renameat2,fsync,fdatasync,pwrite64,write,writev,sendto,sendmsg"
+
+
+def _lines_of_store(trace: str, uid: str) -> list[str]:
+    """Return the system calls of the thread that stored the instance, from the association's acceptance to the end."""
+    (thread,) = {line.split()[0] for line in trace.splitlines() if "rename(" in line and uid in line}
+    mine = [line.split(maxsplit=1)[1] for line in trace.splitlines() if line.startswith(f"{thread} ")]
+    begin = next(number for number, line in enumerate(mine) if line.startswith("sendto(") and "TCP:" in line)
+    return mine[begin + 1 :]
+
+
+def _check_order(calls: list[str], storage: Path, index: Path) -> set[str]:
+    """Check that one instance was durable before its response left; return the folders that were synced for it."""
+    response = next(number for number, call in enumerate(calls) if call.startswith("sendto(") and "TCP:" in call)
+    rename = next(number for number, call in enumerate(calls) if call.startswith("rename("))
+    match = re.match(r'rename\("([^"]+)", "([^"]+)"\) = 0', calls[rename])
+    assert match
+    temporary, place = match[1], Path(match[2])
+    assert rename < response
+
+    # The file: synced, nothing written to it afterwards, then renamed.
+    synced = max(number for number, call in enumerate(calls[:rename]) if call.startswith("fsync(") and temporary in call)
+    writes = [number for number, call in enumerate(calls) if re.match(r"p?write(64|v)?\(", call) and temporary in call]
+    assert writes
+    assert max(writes) < synced < rename
+
+    # Its folder after the rename; all folders above it, up to the storage root, before the response.
+    def synced_between(first: int, last: int) -> set[str]:
+        found = (re.match(r"fsync\(\d+<([^>]+)>\)\s+= 0", call) for call in calls[first:last])
+        return {match[1] for match in found if match}
+
+    assert str(place.parent) in synced_between(rename, response)
+    folders = synced_between(0, response)
+    made = [match[1] for call in calls[:response] if (match := re.match(r'mkdir\("([^"]+)", \w+\) = 0', call))]
+    assert {str(Path(folder).parent) for folder in made} <= folders
+    assert {str(folder) for folder in place.parents if storage in (folder, *folder.parents)} <= folders
+
+    # The index: its log is written after the file is in its place, and synced before the response.
+    log = [number for number, call in enumerate(calls[:response]) if f"{index}-wal" in call]
+    commits = [number for number in log if calls[number].startswith(("fdatasync(", "fsync("))]
+    wal_writes = [number for number in log if calls[number].startswith(("pwrite64(", "write("))]
+    assert commits
+    assert rename < max(wal_writes) < max(commits) < response
+    return folders
+
+
+def test_the_response_leaves_when_file_folders_and_index_are_synced(
+    service: Callable[..., Service], tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    strace = [program("strace"), "-f", "-D", "-yy", "-s", "64", "-o", trace, "-e", f"trace={_CALLS}"]
+    index = tmp_path / "index.sqlite"
+    study = generate_uid()
+    first, second = (instances.make(tmp_path / "sent", study=study, number=number) for number in (1, 2))
+    server = service(index=f"sqlite:///{index}", prefix=strace)
+    assert storescu(server.peer, [first], "-xe").statuses == [0]
+    server.stop()
+    text = trace.read_text()
+    calls = _lines_of_store(text, first.name[:20])
+    assert len([call for call in calls if call.startswith("mkdir(") and call.endswith("= 0")]) == 4
+    _check_order(calls, server.storage, index)
+
+    # The making of archive and index was durable before: the root in its parent, marker, folders, the index file.
+    opening = text[: text.index("sendto(")]
+    for folder in (tmp_path, server.storage, server.storage / ".angiovault"):
+        assert re.search(rf"fsync\(\d+<{re.escape(str(folder))}>\)\s+= 0", opening)
+    assert re.search(rf'rename\("[^"]+", "{re.escape(str(server.storage / ".angiovault/archive.json"))}"\)', opening)
+
+    # After a restart nothing is known to be durable: the folders are there, and are synced once more.
+    server.start()
+    assert storescu(server.peer, [second], "-xe").statuses == [0]
+    server.stop()
+    calls = _lines_of_store(trace.read_text(), second.name[:20])
+    assert not [call for call in calls if call.startswith("mkdir(") and call.endswith("= 0")]
+    _check_order(calls, server.storage, index)
+
+
+def test_the_layer_drops_what_was_not_synced(tmp_path: Path) -> None:
+    """The proof of the power cut layer itself, on a program that syncs some of what it does and not the rest."""
+    script = """
+import os, sys
+from pathlib import Path
+def sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+root = Path(sys.argv[1])
+for name in ("whole", "half", "content only", "name only"):
+    (root / name).write_text("one ")
+for name in ("whole", "half", "content only"):
+    sync(root / name)
+(root / "content only").rename(root / "new name")     # synced under its old name, which no folder has on disk
+(root / "folder").mkdir()
+(root / "folder" / "lost").write_text("in a folder that was not synced")
+sync(root / "folder" / "lost")
+sync(root)
+with open(root / "half", "a") as file:
+    file.write("two")
+(root / "unsynced").write_text("x")
+(root / "whole").rename(root / "renamed")
+(root / "inode used again").write_text("a")
+sync(root / "inode used again")
+sync(root)
+(root / "inode used again").unlink()
+sync(root)
+(root / "used").write_text("b")
+print("done", flush=True)
+os.kill(os.getpid(), 9)
+"""
+    cut = PowerCut(tmp_path / "layer")
+    root = tmp_path / "root"
+    root.mkdir()
+    cut.sync_all(root)
+    command = [sys.executable, "-c", script, root]
+    done = subprocess.run(command, env={**os.environ, **cut.env}, capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
+    cut.leave(root, tmp_path / "left")
+    left = {str(path.relative_to(tmp_path / "left")): path for path in (tmp_path / "left").rglob("*")}
+    contents = {name: path.read_text() for name, path in left.items() if path.is_file()}
+    assert left.keys() - contents.keys() == {"folder"}
+    # The second sync of the folder made the renaming and the new file durable, but not the content of either.
+    assert contents == {"renamed": "one ", "half": "one ", "new name": "one ", "name only": "", "unsynced": ""}
+    lucky = tmp_path / "lucky"
+    cut.leave(root, lucky, random.Random(1))
+    assert (lucky / "half").read_text() in ("one ", "one two")
+
+
+def _send_until_the_cut(server: Service, paths: list[Path], sender: str) -> set[str]:
+    return instances.acknowledged(storescu(server.peer, paths, "-xe", calling=sender))
+
+
+@pytest.mark.parametrize("index_lost", [False, True], ids=["index on the same disk", "index lost"])
+def test_power_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path, index_lost: bool) -> None:
+    chance = random.Random(20 + index_lost)
+    cut = PowerCut(tmp_path / "layer")
+    place = tmp_path / "0"
+    place.mkdir()
+    sent: dict[str, str] = {}
+    acked: set[str] = set()
+    studies: list[str] = []
+    for turn in range(1, 6):
+        cut.sync_all(place)
+        server = Service(place, unknown_devices="all", env=cut.env).start()
+        batches = []
+        for sender in range(3):
+            study = generate_uid()
+            studies.append(study)
+            sizes = [chance.choice((2_000, 2_000, 50_000, 4_000_000)) for _ in range(25)]
+            folder = tmp_path / "sent" / f"{turn}-{sender}"
+            batches.append([instances.make(folder, study=study, size=size) for size in sizes])
+        sent |= instances.digests(path for batch in batches for path in batch)
+        with ThreadPoolExecutor(len(batches)) as pool:
+            senders = [
+                pool.submit(_send_until_the_cut, server, batch, f"SENDER{number}") for number, batch in enumerate(batches)
+            ]
+            threading.Event().wait(chance.uniform(0.05, 1.2))  # the moment of the cut is what is random here
+            server.kill()
+        for one in senders:
+            acked |= one.result()
+        place = tmp_path / str(turn)
+        cut.leave(tmp_path / str(turn - 1), place, chance if turn % 2 else None)
+        if index_lost:
+            for path in place.glob("archive.index.sqlite3*"):
+                path.unlink()
+        with Service(place, unknown_devices="all") as server:
+            wait_until(lambda: _answers(server), "the index to be complete")  # noqa: B023
+            instances.assert_kept(server.peer, studies, acked, sent, tmp_path / "back" / str(turn))
+            assert not list((server.storage / ".angiovault" / "incoming").iterdir())
+            assert server.cli("verify").stdout.endswith("0 damaged, 0 missing\n")
+    assert len(acked) > 20
+
+
+def _answers(server: Service) -> bool:
+    return server.cli("status", check=False).returncode == 0

@@ -1,0 +1,266 @@
+"""The bench: its data, its sink, the order of its runs and its table; the peers themselves are not run here."""
+
+import os
+import socketserver
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.dsutils import encode
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from bench import data, report, rows, sink
+from bench.__main__ import choose, main
+from bench.sides import Side, SinkServer
+from harness.dcmtk import Peer
+
+# ---- the data
+
+
+def test_data_are_valid_studies_of_distinct_instances(tmp_path: Path) -> None:
+    studies = data.studies(tmp_path, data.MR, 2, 3)
+    assert [len(study.paths) for study in studies] == [3, 3]
+    heads = [[pydicom.dcmread(path) for path in study.paths] for study in studies]
+    for study, images in zip(studies, heads, strict=True):
+        assert {image.StudyInstanceUID for image in images} == {study.uid}
+        assert len({image.SeriesInstanceUID for image in images}) == 1
+        assert {len(image.PixelData) for image in images} == {128 * 128 * 2} == {data.MR.pixel_bytes}
+        assert all(image.SOPInstanceUID == image.file_meta.MediaStorageSOPInstanceUID for image in images)
+    assert len({image.SOPInstanceUID for images in heads for image in images}) == 6
+    assert heads[0][0].PatientID != heads[1][0].PatientID
+
+
+def test_multi_frame_runs_have_their_frames(tmp_path: Path) -> None:
+    (study,) = data.studies(tmp_path, data.XA, 1, 1)
+    run = pydicom.dcmread(study.paths[0])
+    assert (run.NumberOfFrames, run.Rows, run.Columns) == (10, 1024, 1024)
+    assert len(run.PixelData) == 10 * 1024 * 1024 * 2
+
+
+def test_data_are_made_once_and_whole(tmp_path: Path) -> None:
+    (study,) = data.studies(tmp_path, data.TINY, 1, 2)
+    folder = study.paths[0].parents[1]
+    before = [path.stat().st_ino for path in study.paths]
+    assert data.studies(tmp_path, data.TINY, 1, 2) == (study,)
+    assert [path.stat().st_ino for path in study.paths] == before
+    # What a run that was cut off has left is not taken for data.
+    folder.rename(folder.with_name(folder.name + ".unfinished"))
+    (folder.with_name(folder.name + ".unfinished") / "0000" / "0001.dcm").unlink()
+    (again,) = data.studies(tmp_path, data.TINY, 1, 2)
+    assert all(path.exists() for path in again.paths)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+# ---- the sink
+
+
+def _store(peer: Peer, images: Sequence[pydicom.FileDataset]) -> None:
+    entity = AE("BENCH")
+    for image in images:
+        entity.add_requested_context(image.SOPClassUID, ExplicitVRLittleEndian)
+    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    assert association.is_established
+    for image in images:
+        response = association.send_c_store(image)
+        assert response.Status == 0
+        assert response.AffectedSOPInstanceUID == image.SOPInstanceUID
+    association.release()
+    assert association.is_released
+
+
+def _images(cache: Path) -> list[pydicom.FileDataset]:
+    kinds = ((data.TINY, 2), (data.CT, 2))  # one fits into a PDU, the other does not
+    return [pydicom.dcmread(path) for kind, count in kinds for path in data.studies(cache, kind, 1, count)[0].paths]
+
+
+def test_the_sink_keeps_every_data_set_byte_for_byte(tmp_path: Path) -> None:
+    images = _images(tmp_path / "data")
+    folder = tmp_path / "sink"
+    folder.mkdir()
+    with SinkServer(folder) as server:
+        _store(server.peer, images)
+        _store(server.peer, images[:1])  # a second association
+    kept = sorted(path.read_bytes() for path in (folder / "storage").iterdir())
+    sent = [encode(image, False, True) or b"" for image in [*images, images[0]]]
+    assert kept == sorted(sent)
+
+
+class _InThisProcess(socketserver.ThreadingTCPServer):
+    folder: Path
+
+
+@contextmanager
+def _sink_in_this_process(folder: Path) -> Iterator[Peer]:
+    folder.mkdir()
+    with _InThisProcess(("127.0.0.1", 0), sink.Association) as server:
+        server.folder = folder
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield Peer("127.0.0.1", server.server_address[1], "SINK")
+        server.shutdown()
+        thread.join()
+
+
+def test_the_sink_syncs_file_and_folder_before_each_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, success = os.fsync, sink.success
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append("folder" if Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_dir() else "file")
+
+    def noted_success(command: bytes, context: int) -> bytes:
+        events.append("success")
+        return success(command, context)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(sink, "success", noted_success)
+    images = _images(tmp_path / "data")
+    with _sink_in_this_process(tmp_path / "sink") as peer:
+        _store(peer, images)
+    assert events == ["file", "folder", "success"] * len(images)
+
+
+# ---- the runs
+
+
+class _Idle:
+    """A server that does nothing but say that it was started, and on what."""
+
+    peer = Peer("127.0.0.1", 0, "NOBODY")
+
+    def __init__(self, name: str, folder: Path, log: list[str]) -> None:
+        assert list(folder.iterdir()) == []
+        (folder / "left behind").write_text("")
+        log.append(name)
+
+    def __enter__(self) -> "_Idle":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _sides(log: list[str]) -> list[Side]:
+    return [
+        Side("one", "", lambda folder: _Idle("one", folder, log)),  # type: ignore[arg-type,return-value]
+        Side("two", "", lambda folder: _Idle("two", folder, log), takes_several=False),  # type: ignore[arg-type,return-value]
+        Side("three", "", lambda folder: _Idle("three", folder, log), answers_queries=False, most_studies=2),  # type: ignore[arg-type,return-value]
+    ]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """What `send` was given: for each call, the files in each association."""
+    calls: list[list[int]] = []
+
+    def send(peer: Peer, *groups: Sequence[Path]) -> rows.Sample:
+        calls.append([len(group) for group in groups])
+        return rows.Sample(sum(calls[-1]), 1000, 1.0)
+
+    monkeypatch.setattr(rows, "send", send)
+    return calls
+
+
+def _workshop(tmp_path: Path) -> rows.Workshop:
+    (tmp_path / "run").mkdir()
+    return rows.Workshop(tmp_path, tmp_path / "run")
+
+
+def test_every_run_has_fresh_storage_and_another_side_goes_first(tmp_path: Path, sent: list[list[int]]) -> None:
+    log: list[str] = []
+    samples = rows.Receive(data.TINY, 1, 3).measure(_sides(log), 3, _workshop(tmp_path))
+    assert log == ["one", "two", "three", "two", "three", "one", "three", "one", "two"]
+    assert {name: len(runs) for name, runs in samples.items()} == {"one": 3, "two": 3, "three": 3}
+    assert sent == [[3]] * 9
+
+
+def test_several_associations_at_once_go_only_to_sides_that_take_them(tmp_path: Path, sent: list[list[int]]) -> None:
+    samples = rows.Receive(data.TINY, 2, 3).measure(_sides([]), 1, _workshop(tmp_path))
+    assert set(samples) == {"one", "three"}
+    assert sent == [[3, 3]] * 2
+
+
+class _Asking(rows._Reading):
+    kind, studies, instances, name = data.TINY, 3, 1, "asking"
+
+    def run(self, peer: Peer, studies: Sequence[data.Study], workshop: rows.Workshop) -> rows.Sample:
+        return rows.Sample(len(studies), 0, 1.0)
+
+
+def test_sides_without_queries_are_left_out_and_limits_are_kept(tmp_path: Path, sent: list[list[int]]) -> None:
+    one, two, three = _sides([])
+    limited = Side("limited", "", three.make, most_studies=2)
+    samples = _Asking().measure([one, two, three, limited], 2, _workshop(tmp_path))
+    assert {name: [run.count for run in runs] for name, runs in samples.items()} == {
+        "one": [3, 3],
+        "two": [3, 3],
+        "limited": [2, 2],
+    }
+    assert sent == [[3], [3], [2]]
+
+
+def test_programs_run_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Neither of the two ends without the other.
+    assert rows.timed([["sh", "-c", f"cat {pipe}"], ["sh", "-c", f"echo word >{pipe}"]]) > 0
+
+
+def test_a_program_that_fails_stops_the_bench_and_is_quoted() -> None:
+    with pytest.raises(rows.ProgramFailed, match=r"sh exited with 3:\nno luck"):
+        rows.timed([["sh", "-c", "true"], ["sh", "-c", "echo no luck; exit 3"]])
+
+
+# ---- rows and table
+
+
+def test_rows_are_chosen_by_name() -> None:
+    plan = rows.plan(quick=False)
+    assert len({row.name for row in plan}) == len(plan)
+    assert [row.name for row in rows.plan(quick=True)] == [row.name for row in plan]
+    assert [row.name for row in choose(plan, ["find", "receive-*"])] == [
+        "receive-xa",
+        "receive-ct",
+        "receive-mr",
+        "find",
+    ]
+    with pytest.raises(ValueError, match="no row is called nothing; there are: receive-xa, "):
+        choose(plan, ["find", "nothing"])
+
+
+def test_a_wrong_row_ends_the_bench_before_it_begins(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["--rows", "nothing", "--folder", str(tmp_path / "unused")])
+    assert "no row is called nothing" in capsys.readouterr().err
+    assert not (tmp_path / "unused").exists()
+
+
+def test_the_table_shows_medians_and_ratios() -> None:
+    sides = [
+        Side("AngioVault", "", lambda _: None),  # type: ignore[arg-type,return-value]
+        Side("Orthanc", "", lambda _: None),  # type: ignore[arg-type,return-value]
+        Side("sink", "", lambda _: None, answers_queries=False),  # type: ignore[arg-type,return-value]
+    ]
+    receive = rows.Receive(data.XA, 1, 12)
+    size = 240_000_000
+    received = {
+        "AngioVault": [rows.Sample(12, size, seconds) for seconds in (0.5, 90.0, 1.0)],
+        "Orthanc": [rows.Sample(12, size, seconds) for seconds in (3.0, 2.0, 1.0)],
+        "sink": [rows.Sample(12, size, 0.8)],
+    }
+    found = {"AngioVault": [rows.Sample(5000, 0, 0.5)], "Orthanc": [rows.Sample(5000, 0, 1.0)]}
+    assert report.table([(receive, received), (rows.Find(1000), found)], sides).splitlines() == [
+        "| work | AngioVault | Orthanc | sink | ours / Orthanc | ours / sink |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| receive XA runs 1024²×10, one association | 240 MB/s (12.0/s) | 120 MB/s (6.0/s) | 300 MB/s (15.0/s) "
+        "| 2.00 | 0.80 |",
+        "| C-FIND, 1000 matching studies | 10,000/s | 5,000/s | – | 2.00 | – |",
+    ]
