@@ -13,7 +13,7 @@ from angiovault.archive import choices, refusals, reindexing, verifying
 from angiovault.archive.archive import Archive
 from angiovault.archive.conversion import Converter
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.selection import Selection, StoredInstance, instances, versions
+from angiovault.archive.selection import StoredInstance, versions
 from angiovault.archive.selection import conflicts as conflicting
 from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
@@ -59,8 +59,8 @@ def import_files(args: argparse.Namespace) -> int:
     with Progress("import", importing.count_files(args.paths)) as progress:
         for item in importing.import_paths(archive, args.paths, args.move):
             counts[item.outcome] = counts.get(item.outcome, 0) + 1
-            if item.outcome == "failed":
-                progress.say(f"{item.source}: {item.reason}")
+            if item.reason and item.outcome not in ("skipped", "done before"):
+                progress.say(f"{item.outcome}: {item.source}: {item.reason}")
             progress.advance(1, item.size)
     print(", ".join(f"{number} {outcome}" for outcome, number in counts.items()) or "nothing found")
     return PARTLY if counts.get("failed") else 0
@@ -172,24 +172,13 @@ def echo(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_by_uids(archive: Archive, uids: list[str]) -> list[StoredInstance]:
-    """Return the current instances that Study, Series or SOP Instance UIDs mean.
+def _find(archive: Archive, uids: list[str]) -> list[StoredInstance]:
+    from angiovault.archive import exporting  # see import_files
 
-    Raises
-    ------
-    CommandError
-        When there is nothing under one of them.
-    """
-    found: list[StoredInstance] = []
-    for uid in uids:
-        for selection in (Selection(study_uids=[uid]), Selection(series_uids=[uid]), Selection(instance_uids=[uid])):
-            part = instances(archive.ready_index(), selection)
-            if part:
-                found += part
-                break
-        else:
-            raise CommandError(f"the archive holds no study, series or instance {uid}")
-    return list(dict.fromkeys(found))
+    try:
+        return exporting.find(archive, uids)
+    except exporting.NothingFound as error:
+        raise CommandError(str(error)) from error
 
 
 def send(args: argparse.Namespace) -> int:
@@ -197,7 +186,7 @@ def send(args: argparse.Namespace) -> int:
     config = _settings(args)
     destination = _destination(args, args.device)
     archive = service.open_archive(config)
-    wanted = find_by_uids(archive, args.uids)
+    wanted = _find(archive, args.uids)
     counts = retrieve.Progress(len(wanted))
     with Converter(archive.store.private / "incoming") as converter, Progress("send", len(wanted)) as progress:
         services = retrieve.Services(archive, _devices(args), converter, _limits(config))
@@ -222,7 +211,7 @@ def export(args: argparse.Namespace) -> int:
                     failed += 1
                     progress.say(f"{item.target}: {item.problem}")
                 progress.advance(1, item.size)
-    except exporting.NothingFound as error:
+    except exporting.CannotExport as error:
         raise CommandError(str(error)) from error
     print(f"{progress.items - failed} instances exported to {args.to}" + (f", {failed} failed" if failed else ""))
     return PARTLY if failed else 0

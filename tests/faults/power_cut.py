@@ -46,7 +46,7 @@ class PowerCut:
     def leave(self, folder: Path, to: Path, luck: random.Random | None = None) -> None:
         """Make `to` what a power cut now would leave of a folder whose program was killed.
 
-        With `luck` some unsynced files and entries got to the disk all the same, as the system writes them in any order.
+        With `luck` some unsynced files and entries are on the disk all the same, as the system writes in any order.
         """
         key = ctypes.create_string_buffer(128)
         assert self._loaded.power_cut_key(os.fsencode(folder), key, len(key)) == 0

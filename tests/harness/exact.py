@@ -215,9 +215,7 @@ class Receiver:
         with self._lock:
             self.received.append(_instance(event))
             request = event.request
-            self.originators.append(
-                (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID)
-            )
+            self.originators.append((request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID))
         return self._on_store(event)
 
     def _accepted(self, _event: Any) -> None:

@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from bench import data, report, rows, sink
 from bench.__main__ import choose, main
 from bench.sides import Side, SinkServer
+
 from harness.dcmtk import Peer
 
 # ---- the data
@@ -67,11 +68,10 @@ def _store(peer: Peer, images: Sequence[pydicom.FileDataset]) -> None:
         entity.add_requested_context(image.SOPClassUID, ExplicitVRLittleEndian)
     association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
     assert association.is_established
-    for image in images:
-        response = association.send_c_store(image)
-        assert response.Status == 0
-        assert response.AffectedSOPInstanceUID == image.SOPInstanceUID
-    association.release()
+    try:
+        assert [association.send_c_store(image).Status for image in images] == [0] * len(images)
+    finally:
+        association.release()
     assert association.is_released
 
 
@@ -103,9 +103,11 @@ def _sink_in_this_process(folder: Path) -> Iterator[Peer]:
         server.folder = folder
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield Peer("127.0.0.1", server.server_address[1], "SINK")
-        server.shutdown()
-        thread.join()
+        try:
+            yield Peer("127.0.0.1", server.server_address[1], "SINK")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_the_sink_syncs_file_and_folder_before_each_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +116,7 @@ def test_the_sink_syncs_file_and_folder_before_each_success(tmp_path: Path, monk
 
     def noted_fsync(descriptor: int) -> None:
         fsync(descriptor)
-        events.append("folder" if Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_dir() else "file")
+        events.append("folder" if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir() else "file")
 
     def noted_success(command: bytes, context: int) -> bytes:
         events.append("success")
@@ -150,9 +152,9 @@ class _Idle:
 
 def _sides(log: list[str]) -> list[Side]:
     return [
-        Side("one", "", lambda folder: _Idle("one", folder, log)),  # type: ignore[arg-type,return-value]
-        Side("two", "", lambda folder: _Idle("two", folder, log), takes_several=False),  # type: ignore[arg-type,return-value]
-        Side("three", "", lambda folder: _Idle("three", folder, log), answers_queries=False, most_studies=2),  # type: ignore[arg-type,return-value]
+        Side("one", "", lambda folder: _Idle("one", folder, log)),
+        Side("two", "", lambda folder: _Idle("two", folder, log), takes_several=False),
+        Side("three", "", lambda folder: _Idle("three", folder, log), answers_queries=False, most_studies=2),
     ]
 
 

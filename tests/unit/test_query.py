@@ -1,12 +1,14 @@
 """Finding on the index: the matching matrix with the same answers from both engines, damaged rows, query plans."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.datadict import tag_for_keyword
+from pydicom.uid import SecondaryCaptureImageStorage as SC
 
 from angiovault.archive import elements, models, query
 from angiovault.archive.elements import Element, dictionary_vr
@@ -488,3 +490,123 @@ def test_the_last_received_comes_first_and_in_batches(index: Index, monkeypatch:
     assert [len(batch) for batch in batches].count(0) > 3, "a caller must get the chance to stop"
     uids = [text(match, "StudyInstanceUID") for batch in batches for match in batch]
     assert uids == ["1.2", "1.1"]
+
+
+# ---- query plans
+
+STUDIES_OF_A_LARGE_ARCHIVE = 20_000
+FEW = 400
+"""Rows that a selective query may look at."""
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    """An index of many studies, each of a patient of its own, with one series of two instances."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('large') / 'index.sqlite'}"
+    else:
+        server: MariaDB = request.getfixturevalue("mariadb_server")
+        url = (server if server.running else server.start()).database()
+    with closing(new_index(url)) as index:
+        fill(index, [instance("1.0", 1, 1, PatientID="TEMPLATE", PatientName="Template")])
+        with index.session() as database, database.atomic():
+            for table, changes in LARGE.items():
+                multiply(database, table, changes)
+            if index.engine == "mysql":  # InnoDB does this by itself, but some seconds later
+                database.execute_sql(f"ANALYZE TABLE {', '.join(LARGE)}")
+        yield index
+
+
+def days(number: int) -> str:
+    """Return one of 5,000 days, so that a day has a few studies."""
+    return f"{2010 + number % 5000 // 336:04}{number % 5000 % 336 // 28 + 1:02}{number % 28 + 1:02}"
+
+
+LARGE = {
+    "patient": lambda n: {"id": n, "identity": f"{n}", "patient_id": f"p{n:06}", "birth_date": days(n)},
+    "patient_name": lambda n: {"id": n, "patient_id": n, "name": f"name{n:06}^first"},
+    "study": lambda n: {
+        "id": n, "uid": f"1.{n}", "patient_id": n, "study_date": days(n), "study_time": "120000.000000",
+        "accession_number": f"a{n:06}", "study_id": f"{n}",
+    },
+    "study_person": lambda n: {"id": n, "study_id": n, "patient_id": n},
+    "series": lambda n: {"id": n, "uid": f"1.{n}.1", "study_id": n, "modality": "mr" if n == 38 else "xa"},
+    "instance": lambda n: {"id": n, "uid": f"1.{n // 2}.1.{n}", "series_id": n // 2},
+}  # fmt: skip
+"""Table -> what is different in row n from the row that is there."""
+
+
+ON_THE_DAY = {f"1.{n}" for n in range(2, STUDIES_OF_A_LARGE_ARCHIVE + 2) if days(n) == days(100)}
+
+
+def multiply(database: Any, table: str, changes: Callable[[int], dict[str, object]]) -> None:
+    """Insert copies of the only row of a table."""
+    cursor = database.execute_sql(f"SELECT * FROM {table}")
+    columns, template = [column[0] for column in cursor.description], cursor.fetchone()
+    marks = ", ".join([database.param] * len(columns))
+    times = 2 if table == "instance" else 1
+    first, last = 2 * times, (STUDIES_OF_A_LARGE_ARCHIVE + 2) * times
+    rows = [
+        tuple((dict(zip(columns, template, strict=True)) | changes(number)).values()) for number in range(first, last)
+    ]
+    database.cursor().executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
+
+
+def plan(index: Index, sql: str, params: Sequence[object]) -> tuple[list[str], int]:
+    """Return the tables that a statement reads from end to end, and how many rows MariaDB thinks to look at."""
+    with index.session() as database:
+        if index.engine == "sqlite":
+            steps = [row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", params)]
+            return [step for step in steps if step.startswith("SCAN")], 0
+        cursor = database.execute_sql(f"EXPLAIN {sql}", params)
+        columns = [column[0] for column in cursor.description]
+        steps = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+    scans = [str(step) for step in steps if step["type"] in ("ALL", "index") and not str(step["table"]).startswith("<")]
+    return scans, max(int(step["rows"] or 0) for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("level", "values", "expected"),
+    [
+        ("STUDY", {"PatientID": "P000100"}, {"1.100"}),
+        ("STUDY", {"PatientID": "P00010?"}, {f"1.{number}" for number in range(100, 110)}),
+        ("STUDY", {"PatientName": "NAME000100^First"}, {"1.100"}),
+        ("STUDY", {"PatientName": "NAME00010*"}, {f"1.{number}" for number in range(100, 110)}),
+        ("STUDY", {"PatientName": "NAME000100^*"}, {"1.100"}),
+        ("STUDY", {"PatientName": "NAME000100^*\\NAME000200*", "PatientID": "P000200"}, {"1.200"}),
+        ("STUDY", {"PatientName": "NAME00010*", "StudyDate": "20100101-20301231"}, {f"1.{n}" for n in range(100, 110)}),
+        ("STUDY", {"StudyInstanceUID": "1.100\\1.101\\1.999999"}, {"1.100", "1.101"}),
+        ("STUDY", {"AccessionNumber": "A000100"}, {"1.100"}),
+        ("STUDY", {"AccessionNumber": "A00010*"}, {f"1.{number}" for number in range(100, 110)}),
+        ("STUDY", {"StudyID": "100"}, {"1.100"}),
+        ("STUDY", {"StudyDate": days(100)}, ON_THE_DAY),
+        ("STUDY", {"StudyDate": f"{days(100)}-{days(103)}", "PatientID": "P000101"}, {"1.101"}),
+        ("STUDY", {"StudyDate": f"{days(100)}-{days(100)}", "StudyTime": "1100-1300"}, ON_THE_DAY),
+        ("STUDY", {"ModalitiesInStudy": "MR"}, {"1.38"}),
+        ("PATIENT", {"PatientID": "P000100"}, None),
+        ("PATIENT", {"PatientName": "NAME00010*"}, None),
+        ("SERIES", {"StudyInstanceUID": "1.100"}, {"1.100.1"}),
+        ("SERIES", {"SeriesInstanceUID": "1.100.1"}, {"1.100.1"}),
+        ("SERIES", {"PatientName": "NAME000100*"}, {"1.100.1"}),
+        ("IMAGE", {"StudyInstanceUID": "1.100", "SeriesInstanceUID": "1.100.1"}, {"1.100.1.200", "1.100.1.201"}),
+        ("IMAGE", {"SeriesInstanceUID": "1.100.1", "SOPClassUID": SC}, {"1.100.1.200", "1.100.1.201"}),
+        ("IMAGE", {"SOPInstanceUID": "1.100.1.200"}, {"1.100.1.200"}),
+        ("IMAGE", {"PatientID": "P000100", "InstanceNumber": "1"}, {"1.100.1.200", "1.100.1.201"}),
+    ],
+)  # fmt: skip
+def test_selective_queries_use_indexes(
+    large: Index, level: str, values: dict[str, object], expected: set[str] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    large.database.bind(models.ALL)
+    with caplog.at_level(logging.DEBUG, logger="peewee"):
+        for combined in (False, True):
+            some = matches(large, level, combined, **{UNIQUE[level]: "", **values})
+            if expected is not None:  # patients have one head in common here
+                assert {text(match, UNIQUE[level]) for match in some} == expected
+    statements = [record.msg for record in caplog.records if record.name == "peewee"]
+    assert len(statements) >= 4
+    caplog.clear()
+    for sql, params in statements:
+        scans, rows = plan(large, sql, params)
+        assert not scans, f"{sql} {params}\n" + "\n".join(scans)
+        assert rows <= FEW, f"{rows} rows for {sql} {params}"

@@ -14,6 +14,8 @@ from angiovault.archive.elements import Elements, Tree
 Range = tuple[str, str]
 """First and last of a range in the form of the index, '' for an open end."""
 
+_IGNORED: Final = b" \0\t\n\f\r\\*"
+_IGNORED_IN_NAMES: Final = _IGNORED + b"^="
 _WIDTHS: Final = {"US": 2, "SS": 2, "AT": 4, "UL": 4, "SL": 4, "FL": 4, "FD": 8}
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,16}(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,10}")
@@ -71,9 +73,11 @@ class Key:
             return not self.items or all(key.universal for key in self.items[0].values())
         if self.vr in _WIDTHS:
             return not self.value
+        if not self.value.strip(_IGNORED_IN_NAMES if self.vr == "PN" else _IGNORED):
+            return True
         if self.vr == "PN":
-            return not self.patterns
-        return not self.texts or any(set(text) == {"*"} for text in self.texts)
+            return bool(self._name_patterns) and not self.patterns
+        return any(set(text) == {"*"} for text in self.texts)
 
     @cached_property
     def patterns(self) -> tuple[str, ...]:
@@ -81,10 +85,14 @@ class Key:
         if self.vr != "PN":
             return tuple(dict.fromkeys(simplified(text) for text in self.texts))
         patterns: dict[str, None] = {}
-        for pattern in names.name_patterns(self.value, self.label):
+        for pattern in self._name_patterns:
             if not set(pattern) <= set("*^"):  # "*=ZHANG*" asks for a ZHANG in any component group, not for everybody
                 patterns |= dict.fromkeys(_with_components_left_out(simplified(pattern)))
         return tuple(patterns)
+
+    @cached_property
+    def _name_patterns(self) -> list[str]:
+        return names.name_patterns(self.value, self.label)
 
     @cached_property
     def uid_set(self) -> dict[str, None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -13,6 +12,7 @@ from angiovault.archive import filemeta, layout
 from angiovault.archive.header import DatasetScanner, Header
 from angiovault.archive.index import Entry
 from angiovault.archive.store import Incoming
+from angiovault.archive.verifying import digest_of
 
 if TYPE_CHECKING:
     from angiovault.archive.archive import Archive
@@ -108,12 +108,13 @@ class Reception:
     def _twin(self, place: PurePosixPath, digest: str) -> tuple[str, str] | None:
         """Return time of receipt and sender of the file which is there already and stands for this one.
 
+        It is read again: a device sends once more what could not be committed, and is told "stored" on its strength.
         If that file is damaged it is put aside, this one takes its place, and None is returned.
         """
         try:
             with (self._archive.store.root / place).open("rb") as file:
                 meta = filemeta.read(file)
-                if meta.digest == digest and os.fstat(file.fileno()).st_size - meta.offset == self._incoming.size:
+                if meta.digest == digest and digest_of(file) == digest:
                     return meta.received, meta.calling
         except (OSError, filemeta.NotDicom) as error:
             log.error("%s cannot be read: %s", place, error)

@@ -67,7 +67,7 @@ class Association:
 
     def __str__(self) -> str:
         name = f" ({self.device.name})" if self.device else ""
-        return f"{self.calling}@{self.peer}{name}"
+        return f"{self.called if self.requested_by_us else self.calling}@{self.peer}{name}"
 
     def context_of(self, message: Message) -> Context:
         """Return the presentation context of a message.

@@ -70,10 +70,10 @@ class Progress:
     warning: int = 0
     failed: list[str] = field(default_factory=list)
 
-    def count(self, sop_instance_uid: str, problem: str, warning: bool) -> None:
-        """Count one sub-operation, which failed if there is a problem."""
+    def count(self, sop_instance_uid: str, failed: bool, warning: bool = False) -> None:
+        """Count one sub-operation."""
         self.remaining -= 1
-        if problem:
+        if failed:
             self.failed.append(sop_instance_uid)
         elif warning:
             self.warning += 1
@@ -207,13 +207,13 @@ def _send_on_one_association(
                 except GeneratorExit:
                     return ()
     except _CutShort as error:  # the fault of this one file, not of the device: the others are still to be sent
-        progress.count(group[done].sop_instance_uid, str(error), False)
+        progress.count(group[done].sop_instance_uid, failed=True)
         yield str(error)
         return group[done + 1 :]
     except (CannotAssociate, AssociationEnded) as error:
         problem = f"{len(group) - done} instances not sent: {error}"
         for instance in group[done:]:
-            progress.count(instance.sop_instance_uid, problem, False)
+            progress.count(instance.sop_instance_uid, failed=True)
             yield problem
             problem = ""
     return ()
@@ -301,7 +301,7 @@ def _send_one(
             problem = f"{instance.sop_instance_uid}: the peer answers with status {status:04X}"
     except (ConversionError, StorageError) as error:
         problem = f"{instance.sop_instance_uid}: {error}"
-    progress.count(instance.sop_instance_uid, problem, warning)
+    progress.count(instance.sop_instance_uid, bool(problem), warning)
     return problem
 
 
