@@ -71,10 +71,9 @@ def instance(
     dataset[0x00291040].is_undefined_length = True
     encoded = phantom.encode(dataset, syntax if syntax in NATIVE else EXPLICIT)
     if syntax not in NATIVE:
-        fragments = b"".join(
-            b"\xfe\xff\x00\xe0" + len(part).to_bytes(4, "little") + part for part in (b"", b"\x00\xff" * 30)
-        )
-        encoded += b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + fragments + b"\xfe\xff\xdd\xe0\0\0\0\0"
+        offsets, fragment = (struct.pack("<HHL", 0xFFFE, 0xE000, length) for length in (0, 60))
+        end = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+        encoded += b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + offsets + fragment + b"\x00\xff" * 30 + end
     return Instance(sop_class, str(dataset.SOPInstanceUID), syntax, encoded)
 
 
@@ -172,7 +171,7 @@ def test_the_destinations_pdu_length_is_kept(start: Callable[..., Service], max_
         service = start(sent, receiver.peer)
         assert exact.move(service.peer, "DEST", STUDY_KEYS).statuses[-1] == SUCCESS
     assert by_uid(receiver.received) == by_uid(sent)
-    assert len(lengths) > 4
+    assert len(lengths) >= 4
     assert max(lengths) <= max_pdu or (max_pdu == 0 and max(lengths) > 16384)
 
 
@@ -533,7 +532,7 @@ def test_a_move_is_cancelled(start: Callable[..., Service]) -> None:
         assert remaining == 15 - completed > 0
         assert len(receiver.received) == completed
         # The association to the destination was released, and the archive goes on.
-        assert exact.move(service.peer, "DEST", image_keys(sent[49])).statuses[-1] == SUCCESS
+        assert exact.move(service.peer, "DEST", image_keys(sent[14])).statuses[-1] == SUCCESS
 
 
 def test_a_get_is_cancelled(start: Callable[..., Service]) -> None:

@@ -329,16 +329,21 @@ def test_nothing_is_removed_before_it_is_durable(
     assert not path.exists()
 
 
-def test_a_source_is_kept_when_the_copy_in_the_archive_is_rotten(archive: Archive, run: Run, source: Path) -> None:
+def test_a_rotten_copy_in_the_archive_is_replaced_before_the_source_is_removed(
+    archive: Archive, run: Run, source: Path
+) -> None:
     run(CT)
     stored = archive.store.root / held(archive)[CT_UID].path
-    content = bytearray(stored.read_bytes())
+    good = stored.read_bytes()
+    content = bytearray(good)
     content[-10] ^= 1
     stored.write_bytes(content)
     path = Path(shutil.copy(CT, source / "ct.dcm"))
     (result,) = run(source, move=True)
-    assert "damaged" in result.reason
-    assert path.exists()
+    assert result.outcome == "duplicate"
+    assert part10.read(stored).sha256() == part10.read(CT).sha256()
+    assert stored.with_suffix(".damaged").read_bytes() == content
+    assert not path.exists()
 
 
 def test_a_source_that_changes_meanwhile_is_kept(

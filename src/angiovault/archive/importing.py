@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.archive import DUPLICATE, Archive, DatasetMismatch, Receipt
+from angiovault.archive.archive import Archive, DatasetMismatch, Receipt
 from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.header import DatasetScanner
 from angiovault.archive.import_sources import (
@@ -26,7 +26,6 @@ from angiovault.archive.import_sources import (
 from angiovault.archive.imported_before import ImportedBefore
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.selection import versions
-from angiovault.archive.verifying import check_file
 
 log = logging.getLogger(__name__)
 
@@ -200,10 +199,7 @@ def _remove(archive: Archive, path: Path, state: _State, receipt: Receipt) -> st
     reason = ""
     placed = archive.store.root / receipt.place
     try:
-        # A file that was there already is trusted only after it was read again.
-        if receipt.outcome == DUPLICATE and (problem := check_file(archive.store, receipt.place).problem):
-            reason = f"the copy in the archive is damaged: {problem}"
-        elif _State.of(path.lstat()) != state:
+        if _State.of(path.lstat()) != state:
             reason = "it was changed meanwhile"
         elif path.samefile(placed):
             reason = "it is the archive's own file"
