@@ -192,7 +192,7 @@ class Config:
         "dicom",
         _IP,
         "0.0.0.0",  # noqa: S104 - an archive is there for the other machines; what they may do is set below
-        "Address to listen on. 127.0.0.1 is this machine only, 0.0.0.0 every IPv4 address, :: every IPv6 address.",
+        "Address to listen on. 127.0.0.1 is this machine only, 0.0.0.0 every IPv4 address, :: every address.",
         flag="IP",
     )
     port: int = setting("dicom", integer(0, 65535), "11112", "TCP port for DICOM; 0 takes any free port.", flag="N")

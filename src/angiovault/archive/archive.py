@@ -143,7 +143,7 @@ class Archive:
             When the storage is away.
         """
         self.check()
-        if not self.index.ready:
+        if not self.index.ready or self.index.lost_commits():
             self.journals.recall_recent()
             self.index.open(self.store.archive_id)
         return self.index

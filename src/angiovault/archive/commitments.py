@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
@@ -17,7 +16,7 @@ from peewee import IntegrityError, fn
 from angiovault.archive.archive import Archive
 from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.models import Commitment
-from angiovault.archive.selection import versions
+from angiovault.archive.selection import StoredInstance, versions_of
 from angiovault.archive.verifying import sound
 
 WAITING: Final = "waiting"
@@ -32,6 +31,9 @@ _FIRST_RETRY: Final = 60
 _LONGEST_RETRY: Final = 3600
 _RESULT_HOLDS: Final = 86400
 """Seconds for which a result that could not be delivered is not made anew: that means reading every file again."""
+
+_BATCH: Final = 500
+"""Instances looked up at once."""
 
 Item = tuple[str, str]
 """SOP Class UID and SOP Instance UID."""
@@ -72,7 +74,7 @@ def accept(
     """
     for last in (False, True):
         try:
-            with _writing(index):
+            with index.session(), index.transaction():
                 _accept(transaction_uid, calling, called, address, items)
             return
         except IntegrityError as error:  # the same request came on two associations in one moment
@@ -129,21 +131,28 @@ def retry_all(index: Index) -> None:
         Commitment.update(next_attempt=int(time.time())).where(Commitment.state == WAITING).execute()
 
 
-def judge(archive: Archive, sop_class: str, uid: str) -> int:
-    """Decide whether an instance is safe: every kept version of it is read again and its digest checked.
+def judge(archive: Archive, items: Sequence[Item]) -> Iterator[Judgement]:
+    """Decide whether instances are safe: every kept version of each is read again and its digest checked.
 
-    Returns
-    -------
-    int
-        The Failure Reason (PS3.3 C.14), 0 when it is safe.
+    Yields
+    ------
+    Judgement
+        One for every item; its reason is a Failure Reason (PS3.3 C.14), 0 when the instance is safe.
 
     Raises
     ------
     IndexUnavailable, StorageError
         When that cannot be found out now.
     """
-    archive.check()
-    kept = versions(archive.ready_index(), uid)
+    for start in range(0, len(items), _BATCH):
+        batch = items[start : start + _BATCH]
+        archive.check()
+        kept = versions_of(archive.ready_index(), [uid for _, uid in batch])
+        for sop_class, uid in batch:
+            yield sop_class, uid, _failure_reason(archive, sop_class, kept.get(uid, []))
+
+
+def _failure_reason(archive: Archive, sop_class: str, kept: Sequence[StoredInstance]) -> int:
     if not kept:
         return NO_SUCH_INSTANCE
     if all(version.sop_class_uid != sop_class for version in kept):
@@ -209,14 +218,6 @@ def waiting(index: Index) -> list[dict[str, Any]]:
             }
             for row in query
         ]
-
-
-@contextlib.contextmanager
-def _writing(index: Index) -> Iterator[None]:
-    # IMMEDIATE: SQLite refuses a transaction that has read and then writes when another has written in between.
-    kind = ("IMMEDIATE",) if index.engine == "sqlite" else ()
-    with index.session() as database, database.atomic(*kind):
-        yield
 
 
 def _set(index: Index, request: Request, **changes: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from angiovault.indexurl import IndexURL
 log = logging.getLogger(__name__)
 
 _MIGRATION_SECONDS: Final = 600
+_JITTER: Final = 1.5
 # Errors of MariaDB: table, column or index exists already (1050, 1060, 1061); nothing to drop (1091).
 _DONE_BEFORE: Final = frozenset((1050, 1060, 1061, 1091))
 # Lock wait timed out, deadlock; server gone away, connection lost in a query, connection killed; no connection.
@@ -58,6 +60,7 @@ class Database:
         self.incomplete = False
         """Whether the index was found to be incomplete when it was looked at last."""
         self._ready = False
+        self._server_started = 0.0
         self._lock = threading.Lock()  # one writer at a time: SQLite has one anyway, and counts stay simple
         if url.engine == "sqlite":
             # WAL with FULL syncs the log at every commit: what is committed survives a power cut.
@@ -203,6 +206,15 @@ class Database:
         """Whether `open` has succeeded, and nothing has gone wrong since."""
         return self._ready
 
+    def lost_commits(self) -> bool:
+        """Return whether the server, which does not sync its commits, was started anew; if so, `open` is due again."""
+        if not self.durable:
+            with self.session() as database:
+                if abs(_start_of_server(database) - self._server_started) > _JITTER:
+                    self._ready = False
+                    return True
+        return False
+
     # ---- being complete
 
     def require_complete(self) -> None:
@@ -248,6 +260,7 @@ class Database:
             if self.engine == "mysql":
                 setting = database.execute_sql("SELECT @@GLOBAL.innodb_flush_log_at_trx_commit").fetchone()[0]
                 self.durable = int(setting) == 1
+                self._server_started = _start_of_server(database)
         if new_file and self.url.path is not None:
             fsync_directory(self.url.path.absolute().parent)
 
@@ -309,6 +322,11 @@ def passes(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def _start_of_server(database: Any) -> float:
+    """Return when the MariaDB server was started, in seconds, to a second or two."""
+    return time.monotonic() - float(database.execute_sql("SHOW GLOBAL STATUS LIKE 'Uptime'").fetchone()[1])
 
 
 def _damaged(error: BaseException) -> bool:

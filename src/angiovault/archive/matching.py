@@ -126,12 +126,11 @@ def simplified(pattern: str) -> str:
 
 
 def _with_components_left_out(pattern: str) -> list[str]:
-    """Return a name pattern as it is, and as it fits names whose last components are left out (PS3.5 6.2.1)."""
-    patterns = [pattern]
-    while pattern.endswith("^*"):
-        pattern = pattern[:-2].rstrip("^")
-        patterns.append(pattern)
-    return [pattern for pattern in patterns if pattern]
+    """Return patterns that also fit names whose last components are left out (PS3.5 6.2.1): "A^*" fits "A"."""
+    end = len(pattern)
+    while pattern.endswith("^*", 0, end):
+        end -= 2
+    return [pattern] if end == len(pattern) else [pattern[:end] + "^*", pattern[:end].rstrip("^")]
 
 
 def _limits(text: str, form: re.Pattern[str]) -> Range | None:

@@ -118,14 +118,24 @@ def _studies_of(patient_ids: Sequence[str]) -> frozenset[int]:
 
 def versions(index: Index, sop_instance_uid: str) -> list[StoredInstance]:
     """Return every kept version of a SOP instance, the first received first."""
+    return versions_of(index, [sop_instance_uid]).get(sop_instance_uid, [])
+
+
+def versions_of(index: Index, sop_instance_uids: Sequence[str]) -> dict[str, list[StoredInstance]]:
+    """Return every kept version of several SOP instances by UID, the first received first."""
+    found: dict[str, list[StoredInstance]] = {}
     with index.session():
-        query = (
-            Instance.select(*_COLUMNS)
-            .join(Folder, on=(Folder.id == Instance.folder_id))
-            .where(Instance.uid == sop_instance_uid)
-            .order_by(Instance.version)
-        )
-        return [_stored(row) for row in query.tuples()]
+        for batch in _batches(sop_instance_uids):
+            query = (
+                Instance.select(*_COLUMNS)
+                .join(Folder, on=(Folder.id == Instance.folder_id))
+                .where(Instance.uid.in_(batch))
+                .order_by(Instance.version)
+            )
+            for row in query.tuples():
+                stored = _stored(row)
+                found.setdefault(stored.sop_instance_uid, []).append(stored)
+    return found
 
 
 def conflicts(index: Index) -> list[str]:

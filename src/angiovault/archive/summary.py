@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,22 @@ def summary(
         "check": {},
         "problem": "",
     }
+    problems = list(_look_at_storage(archive, found))
+    if not problems:
+        problems += _look_at_index(archive, found)
+    if found["free_bytes"] is not None and found["free_bytes"] <= 0:
+        found["storage"] = "full"
+        problems.append("the storage volume is full: nothing can be stored until there is room")
+    if found["set_aside"]:
+        problems.append(f"{found['set_aside']} acknowledged instances cannot be indexed: see the log")
+    if found["check"].get("damaged"):
+        problems.append(f"{len(found['check']['damaged'])} stored files are damaged: see `angiovault verify`")
+    found["problem"] = "; ".join(problems)
+    return found
+
+
+def _look_at_storage(archive: Archive, found: dict[str, Any]) -> Iterator[str]:
+    """Fill in what the storage tells; yield what is wrong with it."""
     try:
         archive.store.open(archive.store.read_marker())
         found["archive_id"] = archive.store.archive_id
@@ -48,11 +64,13 @@ def summary(
         found["journal"] = len(archive.journals.waiting.entries())
         found["set_aside"] = len(archive.journals.aside.entries())
         found["check"] = Scrubber.read_state(archive)
-        if found["free_bytes"] <= 0:
-            found["storage"] = found["problem"] = "full"
     except (StorageError, OSError) as error:
-        found["storage"] = found["problem"] = str(error)
-        return found
+        found["storage"] = str(error)
+        yield str(error)
+
+
+def _look_at_index(archive: Archive, found: dict[str, Any]) -> Iterator[str]:
+    """Fill in what the index tells; yield what is wrong with it."""
     try:
         archive.index.inspect(archive.store.archive_id)
         found["counts"] = counts(archive.index)
@@ -61,12 +79,8 @@ def summary(
         found["refusals"] = refusals.listed(archive.index)
         archive.index.require_complete()
     except IndexUnavailable as error:
-        found["index"] = found["problem"] = str(error)
-    if found["set_aside"]:
-        found["problem"] = f"{found['set_aside']} acknowledged instances cannot be indexed: see the log"
-    if found["check"].get("damaged"):
-        found["problem"] = f"{len(found['check']['damaged'])} stored files are damaged: see `angiovault verify`"
-    return found
+        found["index"] = str(error)
+        yield str(error)
 
 
 def counts(index: Index) -> dict[str, int]:

@@ -43,6 +43,8 @@ _FAILURES_EXIST: Final = 2
 _LONGEST_REQUEST: Final = 64 << 20
 _UID: Final = re.compile(r"[0-9A-Za-z.]{1,64}")
 """A UID (PS3.5 9.1), or what some devices take for one."""
+_FAILURES_LOGGED: Final = 20
+"""Instances of one request that are named in the log when they cannot be promised."""
 _RETRY_WHEN_AWAY: Final = 10.0
 _LOOK_AGAIN: Final = 0.1
 _LEFT_ALONE: Final = 60.0
@@ -231,15 +233,17 @@ class Worker:
 
     def _judge(self, request: Request) -> tuple[Judgement, ...]:
         """Judge the instances of a request; fewer than all when the service stops meanwhile."""
-        result = []
-        for sop_class, uid in request.items:
+        result: list[Judgement] = []
+        for sop_class, uid, reason in commitments.judge(self._archive, request.items):
             if self._stopping.is_set():
                 break
             supported = sop_classes.is_storage(sop_class)
-            reason = commitments.judge(self._archive, sop_class, uid) if supported else messages.SOP_CLASS_NOT_SUPPORTED
-            if reason:
-                log.warning("%s of %s cannot be promised: reason %04X", uid, request.calling, reason)
-            result.append((sop_class, uid, reason))
+            result.append((sop_class, uid, reason if supported else messages.SOP_CLASS_NOT_SUPPORTED))
+        for sop_class, uid, reason in [item for item in result if item[2]][:_FAILURES_LOGGED]:
+            log.warning(
+                "storage commitment %s of %s: %s of class %s cannot be promised, reason %04X",
+                request.transaction_uid, request.calling, uid, sop_classes.name(sop_class), reason,
+            )  # fmt: skip
         return tuple(result)
 
     def _destination(self, request: Request) -> Destination | None:

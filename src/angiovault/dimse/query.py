@@ -118,7 +118,7 @@ def _key(tag: int, element: Element, label: bytes) -> Key:
     if vr == "SQ" and element.value:
         raise EncodingError(f"{_named(tag)} is a sequence and has VR {element.vr}")
     if vr not in ("UI", "UN"):
-        _refuse_excess(tag, element.value)
+        _refuse_excess(tag, element.value.replace(b"=", b"\\") if vr == "PN" else element.value)
     return Key(vr, element.value, label)
 
 
@@ -182,7 +182,8 @@ def _answer_matches(
         INSTANCE_AVAILABILITY: ("CS", b"ONLINE"),
     }
     query = Query(identifier.level, identifier.keys, combined, constants)
-    all_supported = all(supported(tag, identifier.level) for tag in identifier.keys)
+    empty: Elements = {tag: (_vr(tag), b"") for tag in identifier.keys if supported(tag, identifier.level)}
+    all_supported = len(empty) == len(identifier.keys)
     pending = messages.PENDING if all_supported else messages.PENDING_WITH_UNSUPPORTED_KEYS
     setting = association.device.character_set if association.device else "auto"
     implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
@@ -192,7 +193,7 @@ def _answer_matches(
             return count, messages.CANCELLED
         for match in matches:
             try:
-                encoded = encode_match(match, identifier, setting, implicit)
+                encoded = encode_match(match, identifier, empty, setting, implicit)
             except Exception:  # one damaged row must not hide the others
                 log.exception("an answer to %s cannot be encoded and is left out", association)
                 continue
@@ -203,14 +204,13 @@ def _answer_matches(
     return count, messages.SUCCESS
 
 
-def encode_match(match: Match, identifier: Identifier, character_set: str, implicit: bool) -> bytes:
+def encode_match(match: Match, identifier: Identifier, empty: Elements, character_set: str, implicit: bool) -> bytes:
     """Encode the identifier of one pending response (PS3.4 C.4.1.1.3.2).
 
-    Supported keys without a value are answered empty, unsupported ones are left out.
+    Supported keys without a value are answered empty, as in `empty`; unsupported ones are left out.
     """
     label, values = answers.transcode(match.values, match.label, identifier.label, character_set)
-    out: Elements = {tag: (_vr(tag), b"") for tag in identifier.keys if supported(tag, identifier.level)}
-    out |= values
+    out = empty | values
     out[QUERY_RETRIEVE_LEVEL] = ("CS", identifier.level.encode())
     if label:
         out[SPECIFIC_CHARACTER_SET] = ("CS", label)
