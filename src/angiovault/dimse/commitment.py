@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 import threading
 import time
 from collections.abc import Callable
 from io import BytesIO
 from typing import Final
 
-from pydicom import Dataset
-from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
-from pydicom.sequence import Sequence
 
-from angiovault.archive import commitments
+from angiovault.archive import commitments, elements
 from angiovault.archive.archive import Archive
 from angiovault.archive.commitments import DuplicateTransaction, Item, Judgement, Request
+from angiovault.archive.elements import Element, Tree
 from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.config import Config
@@ -40,7 +38,19 @@ log = logging.getLogger(__name__)
 _REQUEST: Final = 1
 _ALL_COMMITTED: Final = 1
 _FAILURES_EXIST: Final = 2
-_LONGEST_REQUEST: Final = 64 << 20
+_LONGEST_REQUEST: Final = 16 << 20
+"""Most bytes of a request: room for 150,000 instances."""
+
+_RETRIEVE_AE_TITLE: Final = 0x00080054
+_REFERENCED_SOP_CLASS_UID: Final = 0x00081150
+_REFERENCED_SOP_INSTANCE_UID: Final = 0x00081155
+_TRANSACTION_UID: Final = 0x00081195
+_FAILURE_REASON: Final = 0x00081197
+_FAILED_SOP_SEQUENCE: Final = 0x00081198
+_REFERENCED_SOP_SEQUENCE: Final = 0x00081199
+_ITEM_HEADER: Final = 8
+"""Bytes before the content of an item, which is encoded as a data set is."""
+
 _UID: Final = re.compile(r"[0-9A-Za-z.]{1,64}")
 """A UID (PS3.5 9.1), or what some devices take for one."""
 _FAILURES_LOGGED: Final = 20
@@ -108,27 +118,23 @@ def encode_report(
     transaction_uid: str, result: tuple[Judgement, ...], retrieve_ae_title: str, implicit: bool
 ) -> bytes:
     """Encode the data set of an N-EVENT-REPORT request (PS3.4 table J.3-2)."""
-    dataset = Dataset()
-    dataset.TransactionUID = transaction_uid
-    good, failed = [], []
+    safe: list[Tree] = []
+    failed: list[Tree] = []
     for sop_class, uid, reason in result:
-        item = Dataset()
-        item.ReferencedSOPClassUID = sop_class
-        item.ReferencedSOPInstanceUID = uid
+        item = {
+            _REFERENCED_SOP_CLASS_UID: Element("UI", sop_class.encode()),
+            _REFERENCED_SOP_INSTANCE_UID: Element("UI", uid.encode()),
+        }
         if reason:
-            item.FailureReason = reason
-            failed.append(item)
-        else:
-            good.append(item)
-    if good:
-        dataset.RetrieveAETitle = retrieve_ae_title
-        dataset.ReferencedSOPSequence = Sequence(good)
+            item[_FAILURE_REASON] = Element("US", struct.pack("<H", reason))
+        (failed if reason else safe).append(item)
+    report = {_TRANSACTION_UID: Element("UI", transaction_uid.encode())}
+    if safe:
+        report[_RETRIEVE_AE_TITLE] = Element("AE", retrieve_ae_title.encode())
+        report[_REFERENCED_SOP_SEQUENCE] = Element("SQ", b"", tuple(safe))
     if failed:
-        dataset.FailedSOPSequence = Sequence(failed)
-    out = DicomBytesIO()
-    out.is_little_endian, out.is_implicit_VR = True, implicit
-    write_dataset(out, dataset)
-    return bytes(out.getvalue())
+        report[_FAILED_SOP_SEQUENCE] = Element("SQ", b"", tuple(failed))
+    return elements.encode_items([report], implicit)[_ITEM_HEADER:]
 
 
 class Worker:
