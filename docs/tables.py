@@ -12,7 +12,8 @@ from pydicom.datadict import dictionary_description
 from angiovault import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from angiovault.archive.attributes import WANTED
 from angiovault.archive.conversion import convertible
-from angiovault.archive.query import COMPUTED, LEVELS
+from angiovault.archive.query import LEVELS
+from angiovault.archive.rows import COMPUTED
 from angiovault.config import Config
 from angiovault.devices import settings_page
 from angiovault.dimse import sop_classes
@@ -21,7 +22,8 @@ from angiovault.dimse.query import LEVELS_OF
 
 FOLDER = Path(__file__).parent
 UNIQUE = {0x00100020: "PATIENT", 0x0020000D: "STUDY", 0x0020000E: "SERIES", 0x00080018: "IMAGE"}
-MATCHING = {"UI": "S L U", "DA": "S R U", "TM": "S R U", "PN": "S * M U", "SQ": "SQ", "IS": "S M U", "US": "S U"}
+MATCHING = {"UI": "S L U", "SQ": "SQ", "AS": "S M U", "DS": "S M U", "IS": "S M U", "US": "S M U"}
+MATCHING |= dict.fromkeys(("DA", "DT", "TM"), "S R M U")
 
 
 def table(heads: list[str], rows: list[tuple[str, ...]]) -> str:

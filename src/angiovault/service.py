@@ -52,7 +52,8 @@ def only_one(archive: Archive) -> Iterator[None]:
     """
     path = archive.store.private / "lock"
     with as_storage_error(f"cannot lock {archive.store.root}"):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Open for reading only, so that the volume may be made read-only while the service runs.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,8 +63,8 @@ def only_one(archive: Archive) -> Iterator[None]:
                 f"another `angiovault serve` (process {holder}) is using the storage {archive.store.root}: "
                 "stop it first, or give this one a storage of its own"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a volume that is full or read-only can still be read from
+            path.write_text(f"{os.getpid()}\n", encoding="ascii")
         yield
     finally:
         os.close(descriptor)
@@ -157,7 +158,10 @@ class _Held:
         if not self._locked:
             self._stack.enter_context(only_one(self._archive))
             self._locked = True
-        self._archive.store.remove_unfinished()
+        try:
+            self._archive.store.remove_unfinished()
+        except StorageError as error:
+            log.warning("%s", error)
 
 
 def _how_to(config: Config, port: int) -> str:

@@ -272,7 +272,7 @@ def test_an_abort_or_a_cut_at_any_byte_leaves_nothing_half_there(battered: Batte
     for number, cut in enumerate(range(1, len(whole), 5)):
         with battered.association() as peer:
             peer.send(whole[:cut])
-            if number % 3 == 0:
+            if number % 3 == 0 and len(whole) - cut > 10:  # else the abort would be the rest of the data set
                 peer.send(pdu(ABORT, bytes(4)))
             elif number % 3 == 1:
                 peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -54,9 +54,7 @@ def _refused(server: Service, study: str, folder: Path, reason: str) -> None:
     assert re.search(f"cannot answer a query of FINDSCU.*{reason}", server.log_text())
 
 
-def test_storing_goes_on_and_the_index_catches_up_by_itself(
-    server: Service, mariadb: MariaDB, tmp_path: Path
-) -> None:
+def test_storing_goes_on_and_the_index_catches_up_by_itself(server: Service, mariadb: MariaDB, tmp_path: Path) -> None:
     study = generate_uid()
     sent = _store(server.peer, tmp_path / "before", study)
     mariadb.stop()

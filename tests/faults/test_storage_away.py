@@ -1,4 +1,4 @@
-"""The storage is away, another's, read-only, full: A700, a reason in the log, and all is well when the cause is gone."""
+"""The storage is away, another's, read-only, full: A700, a reason in the log, and all is well when that is over."""
 
 import json
 import os
@@ -146,7 +146,7 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.root
 def test_disk_full(small_volume: Path, tmp_path: Path) -> None:
-    """The reserve is one per cent of so small a volume, however much is configured; what does not fit leaves nothing."""
+    """The reserve is one per cent of so small a volume, whatever is configured; what does not fit leaves nothing."""
     study = generate_uid()
     big = [instances.make(tmp_path / "sent", study=study, size=7_000_000, number=number) for number in range(5)]
     small = [instances.make(tmp_path / "sent", study=study, size=2000, number=10 + number) for number in range(3)]
@@ -172,6 +172,9 @@ def test_disk_full(small_volume: Path, tmp_path: Path) -> None:
         # To the last byte: no lock, no journal, no folder can be written, and still nothing breaks.
         filler.write_bytes(bytes(free.f_bavail * free.f_frsize))
         assert storescu(server.peer, small[1:], "-xe").statuses == [A700, A700]
+        server.stop()
+        server.start()
+        assert instances.found(server.peer, [study]) == set(sent) - set(instances.digests([*big[3:], *small[1:]]))
         filler.unlink()
         assert storescu(server.peer, [*small[1:], big[3]], "-xe").statuses == [0, 0, A700]
         acked = set(sent) - set(instances.digests(big[3:]))
@@ -184,14 +187,13 @@ def test_disk_full(small_volume: Path, tmp_path: Path) -> None:
 def test_disk_full_under_the_index(small_volume: Path, tmp_path: Path, with_index: bool) -> None:
     """An index that cannot grow is as one that is away: what the journal takes is acknowledged, nothing else is."""
     study = generate_uid()
-    paths = [instances.make(tmp_path / "sent", study=study, size=40_000, number=number) for number in range(900)]
+    paths = [instances.make(tmp_path / "sent", study=study, size=150_000, number=number) for number in range(250)]
     sent = instances.digests(paths)
     index = f"sqlite:///{small_volume}/@index.sqlite3" if with_index else None
     with Service(tmp_path, index=index, unknown_devices="all", config="[archive]\nmin-free-space = 0\n") as server:
         result = storescu(server.peer, paths, "-xe")
         assert set(result.statuses) == {0, A700}
         acked = instances.acknowledged(result)
-        (small_volume / ".angiovault" / "room").touch()
         subprocess.run([program("mount"), "-o", "remount,size=64m", small_volume], check=True)
         wait_until(lambda: server.cli("status", check=False).returncode == 0, "the index to be well again")
         instances.assert_kept(server.peer, [study], acked, sent, tmp_path / "back")
@@ -218,6 +220,7 @@ def test_a_storage_that_becomes_read_only(small_volume: Path, tmp_path: Path) ->
         server.stop()
         server.start()
         assert storescu(server.peer, [second], "-xe").statuses == [A700]
+        instances.assert_kept(server.peer, [study], {uid}, sent, tmp_path / "read after the start")
         remount("rw")
         wait_until(lambda: _stores(server, second), "the storage to be used again")
         instances.assert_kept(server.peer, [study], set(sent), sent, tmp_path / "back")

@@ -413,6 +413,25 @@ def test_of_a_sequence_the_asked_attributes_are_answered(index: Index) -> None:
     assert set(asked[0]) == {tag_of("CodeValue"), tag_of("CodeMeaning")}
 
 
+def test_items_keep_the_character_set_they_have_of_their_own(index_url: str) -> None:
+    meaning = "脑血管造影".encode("gb18030")
+    codes = sequence({"SpecificCharacterSet": "GB18030", "CodeValue": "DSA-1", "CodeMeaning": meaning})
+    with closing(new_index(index_url)) as index:
+        fill(index, [instance("1.1", SpecificCharacterSet="ISO_IR 100", ProcedureCodeSequence=codes)])
+        (match,) = matches(index, "STUDY", ProcedureCodeSequence={"CodeMeaning": "脑血管*"})
+        (item,) = elements.items(match.values[tag_of("ProcedureCodeSequence")][1])
+        assert item == {0x00080005: Element("CS", b"GB18030 "), tag_of("CodeMeaning"): Element("LO", meaning)}
+
+
+def test_sequences_in_sequences_are_answered_as_asked(index: Index) -> None:
+    asked = {"ScheduledProtocolCodeSequence": {"CodeValue": "", "CodeMeaning": ""}}
+    (match,) = matches(index, "SERIES", SeriesInstanceUID="1.1.1", RequestAttributesSequence=asked)
+    (item,) = elements.items(match.values[tag_of("RequestAttributesSequence")][1])
+    assert list(item) == [tag_of("ScheduledProtocolCodeSequence")]
+    (code,) = item[tag_of("ScheduledProtocolCodeSequence")].items
+    assert code == {tag_of("CodeValue"): Element("SH", b"PROTO "), tag_of("CodeMeaning"): Element("LO", b"")}
+
+
 def test_levels_in_different_character_sets_are_answered_in_one(index_url: str) -> None:
     latin = "Müller^Jürgen"
     with closing(new_index(index_url)) as index:

@@ -125,12 +125,12 @@ def _asked(keys: Mapping[int, Key], values: Elements) -> Elements:
 
 
 def _items_asked(keys: Mapping[int, Key], items: Iterable[elements.Tree]) -> list[elements.Tree]:
-    tags = sorted({*keys, elements.SPECIFIC_CHARACTER_SET})
     out = []
     for item in items:
-        tree = {tag: item.get(tag, elements.Element(keys[tag].vr, b"")) for tag in tags if tag in keys or tag in item}
+        tree = {tag: item[tag] for tag in (*keys, elements.SPECIFIC_CHARACTER_SET) if tag in item}
         for tag, key in keys.items():
-            if tree[tag].vr == "SQ" and key.items and key.items[0]:
-                tree[tag] = elements.Element("SQ", b"", tuple(_items_asked(key.items[0], tree[tag].items)))
+            element = tree.setdefault(tag, elements.Element(key.vr, b""))
+            if element.vr == "SQ" and key.items and key.items[0]:
+                tree[tag] = elements.Element("SQ", b"", tuple(_items_asked(key.items[0], element.items)))
         out.append(tree)
     return out
