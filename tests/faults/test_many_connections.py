@@ -49,7 +49,7 @@ def test_hundreds_of_idle_associations_cost_little_and_keep_nobody_waiting(
     battered.is_well()
     echoscu(battered.service.peer).ok()
     assert of_process(pid, "VmRSS") - memory < 60_000
-    assert of_process(pid, "Threads") - threads <= 301
+    assert of_process(pid, "Threads") - threads <= 305
     assert idle[0].echo() == 0
     assert idle[299].store("1.2.3", data_set("1.2.3")) == 0
     for peer in idle:

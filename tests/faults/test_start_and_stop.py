@@ -37,6 +37,20 @@ def test_a_second_serve_on_the_same_storage_is_refused(service: Callable[..., Se
     second.stop()
 
 
+def test_a_newer_schema_is_refused_politely(tmp_path: Path) -> None:
+    with Service(tmp_path) as server:
+        server.stop()
+        with closing(sqlite3.connect(tmp_path / "archive.index.sqlite3")) as index:
+            index.execute("UPDATE archive SET value = '99' WHERE name = 'schema'")
+            index.commit()
+        with pytest.raises(AssertionError, match="ended at once with 1"):
+            server.start()
+        last = server.log_text().splitlines()[-1]
+        assert re.fullmatch("angiovault: the index .* has schema 99, this version of AngioVault knows 1: .*", last)
+        assert "Traceback" not in server.log_text()
+        server.kill()
+
+
 def test_sigterm_finishes_the_instance_that_is_coming_in(service: Callable[..., Service], tmp_path: Path) -> None:
     """The instance is acknowledged, the exit code is 0, and an idle association does not hold up the end."""
     server = service(unknown_devices="all")

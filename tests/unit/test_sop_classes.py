@@ -70,7 +70,7 @@ def test_private_classes_are_taken(uid: str) -> None:
 @pytest.mark.parametrize(
     "uid",
     [
-        *sop_classes.PRIVATE_NOT_STORAGE,
+        *sorted(sop_classes.PRIVATE_NOT_STORAGE),
         "1.2.276.0.7230010.3.4.1915765545.18030.917282194.0",  # what DCMTK's termscu proposes
         sop_classes.VERIFICATION,
         sop_classes.STORAGE_COMMITMENT_PUSH,

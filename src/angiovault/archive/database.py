@@ -88,7 +88,8 @@ class Database:
                 read_timeout=60,
                 write_timeout=60,
                 charset="utf8mb4",
-                init_command="SET SESSION sql_mode='STRICT_ALL_TABLES', SESSION tx_isolation='READ-COMMITTED'",
+                sql_mode="STRICT_ALL_TABLES",
+                init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
                 **({"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}),
             )
         self.database.bind(models.ALL)

@@ -53,10 +53,14 @@ _ITEM_HEADER: Final = 8
 
 _UID: Final = re.compile(r"[0-9A-Za-z.]{1,64}")
 """A UID (PS3.5 9.1), or what some devices take for one."""
-_FAILURES_LOGGED: Final = 20
+_FAILURES_LOGGED: Final = 10
 """Instances of one request that are named in the log when they cannot be promised."""
 _RETRY_WHEN_AWAY: Final = 10.0
 _LOOK_AGAIN: Final = 0.1
+_SECONDS_AN_INSTANCE: Final = 0.001
+"""What a requestor is granted to read its report, in addition to the time that is configured."""
+_QUIET: Final = 0.3
+"""Seconds without a message after which a requestor is taken to wait: one that goes on, or leaves, is not disturbed."""
 _LEFT_ALONE: Final = 60.0
 """Seconds for which a device that cannot be reached is not called again for the next request of its."""
 
@@ -289,7 +293,7 @@ class Worker:
             association = self._open_association(request)
             if association is None:
                 return False
-            if not association.busy:
+            if not association.busy and time.monotonic() - association.idle_since > _QUIET:
                 return self._report_on(association, request, result)
             if self._stopping.wait(_LOOK_AGAIN):
                 return False
@@ -303,7 +307,7 @@ class Worker:
             message_id = self._send_report(association, context, request, result)
         except AssociationEnded:
             return False
-        deadline = time.monotonic() + self._config.commitment_delay
+        deadline = time.monotonic() + self._config.commitment_delay + len(result) * _SECONDS_AN_INSTANCE
         status = None
         while status is None and time.monotonic() < deadline and not self._stopping.is_set():
             is_open = association in self._open_associations()

@@ -14,13 +14,13 @@ from angiovault.devices import Device
 from angiovault.dimse import messages, negotiation, sop_classes
 from angiovault.dimse.association import Association
 from angiovault.dimse.endings import Aborted, AssociationEnded, ProtocolError, TimedOut
-from angiovault.dimse.messages import CommandError
 from angiovault.dimse.negotiation import MOST_CONTEXTS, ProposedContext, Rejected
 from angiovault.dimse.wire import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, SMALLEST_PEER_PDU, Wire
 
 log = logging.getLogger(__name__)
 
 _RELEASE_TIMEOUT: Final = 10.0
+_HIGHEST_PORT: Final = 65535
 _BY_SERVICE_USER: Final = 0
 """Source of an A-ABORT that the application, not the protocol, asks for (PS3.8 9.3.8)."""
 
@@ -101,10 +101,12 @@ def associate(
 def _request_association(
     destination: Destination, proposed: tuple[ProposedContext, ...], limits: Limits, scp_roles: Iterable[str]
 ) -> Association:
+    if not 0 < destination.port <= _HIGHEST_PORT:  # the system would take it modulo 65536
+        raise CannotAssociate(f"{destination}: there is no port {destination.port}, the highest is {_HIGHEST_PORT}")
     request = negotiation.encode_request(limits.ae_title, destination.ae_title, proposed, limits.max_pdu, scp_roles)
     try:
         connection = socket.create_connection((destination.host, destination.port), limits.network_timeout)
-    except (OSError, UnicodeError, OverflowError) as error:  # the latter two: no host name, no port number
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
         raise CannotAssociate(_in_words(destination, error)) from error
     wire = Wire(connection, limits.max_pdu, limits.network_timeout)
     try:
@@ -139,9 +141,7 @@ def _request_association(
     )
 
 
-def _in_words(destination: Destination, error: OSError | UnicodeError | OverflowError) -> str:
-    if isinstance(error, OverflowError):
-        return f"{destination}: there is no port {destination.port}, the highest is 65535"
+def _in_words(destination: Destination, error: OSError | UnicodeError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"{destination} refuses the connection: is the device on, and is the port right?"
     if isinstance(error, TimeoutError):
@@ -166,15 +166,12 @@ def response_status(association: Association, message_id: int, timeout: float) -
         message = association.receive(max(0.0, deadline - time.monotonic()))
         message.drain()
         command = message.command
-        try:
-            if command.field == messages.C_CANCEL_RQ:
-                association.note_cancel(command)
-            elif not command.field & messages.RESPONSE:
-                raise ProtocolError("a request where a response is due", 2)
-            elif command.number(messages.MESSAGE_ID_BEING_RESPONDED_TO) == message_id:
-                return command.status
-        except CommandError as error:
-            raise ProtocolError(f"a response cannot be understood: {error}") from error
+        if command.field == messages.C_CANCEL_RQ:
+            association.note_cancel(command)
+        elif not command.field & messages.RESPONSE:
+            raise ProtocolError("a request where a response is due", 2)
+        elif command.number(messages.MESSAGE_ID_BEING_RESPONDED_TO) == message_id:
+            return command.status
 
 
 def echo(destination: Destination, limits: Limits) -> None:

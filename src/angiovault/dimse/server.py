@@ -310,7 +310,7 @@ class Server:
             others = [item for item in self._connections if item.association is not None and not item.is_cut]
             if len(others) >= self._most:
                 longest = max(others, key=_Connection.silence)
-                if longest.silence() < _MAY_BE_EVICTED_AFTER:
+                if longest.silence() <= _MAY_BE_EVICTED_AFTER:
                     return False
                 longest.is_cut = True
             connection.association = association

@@ -1,0 +1,327 @@
+"""The index's rows: counts, lists and versions stay right whatever comes in whatever order."""
+
+import hashlib
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import peewee
+import pytest
+
+from angiovault.archive.header import Header
+from angiovault.archive.index import (
+    CONFLICT,
+    DUPLICATE,
+    STORED,
+    Entry,
+    Index,
+    IndexIncomplete,
+    IndexRefuses,
+    IndexUnavailable,
+)
+from angiovault.archive.models import Folder, Instance, Patient, PatientName, Series, Study, StudyPerson
+from angiovault.archive.selection import Selection, conflicts, instances, versions
+from angiovault.indexurl import IndexURL
+from harness.mariadb import MariaDB
+from harness.waiting import wait_until
+from unit.test_schema import later_syntax
+
+SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+CHARACTER_SET, MODALITY, NAME, PATIENT_ID, ISSUER = 0x00080005, 0x00080060, 0x00100010, 0x00100020, 0x00100021
+
+
+@pytest.fixture
+def index(index_url: str, tmp_path: Path) -> Iterator[Index]:
+    index = Index(IndexURL.parse(index_url, tmp_path))
+    index.open("a" * 32, complete=True)
+    yield index
+    index.close()
+
+
+def entry(uid: str = "1.2.3.1", content: str = "a", size: int = 100, **other: bytes) -> Entry:
+    """Return an entry whose header has some values replaced, by the names above in small letters."""
+    values = {
+        CHARACTER_SET: b"ISO_IR 192",
+        SOP_CLASS: b"1.2.840.10008.5.1.4.1.1.12.1",
+        SOP_INSTANCE: uid.encode(),
+        STUDY: b"1.2.3",
+        SERIES: b"1.2.3.7",
+        MODALITY: b"XA",
+        NAME: "Zhang^San=张^三".encode(),
+        PATIENT_ID: b"P1",
+    }
+    values |= {globals()[name.upper()]: value for name, value in other.items()}
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    header = Header("1.2.840.10008.1.2.1", values, True, "")
+    place = PurePosixPath("2026/study/series", f"{uid}_{digest[:16]}.dcm")
+    return Entry(header, digest, size, place, "2026-01-01T00:00:00.000000Z", "SENDER")
+
+
+def _study(index: Index) -> dict[str, Any]:
+    with index.session():
+        (study,) = Study.select().dicts()
+    return dict(study)
+
+
+def test_counts_and_lists(index: Index) -> None:
+    assert index.add(entry("1.1")) == STORED
+    assert index.add(entry("1.2", size=50, series=b"1.2.3.8", modality=b"sr")) == STORED
+    report = entry("1.3", series=b"1.2.3.8", modality=b"SR", sop_class=b"1.2.840.10008.5.1.4.1.1.88.67")
+    assert index.add(report) == STORED
+    assert index.add(report) == DUPLICATE
+    study = _study(index)
+    assert (study["series_count"], study["instance_count"], study["byte_count"]) == (2, 3, 250)
+    assert study["modalities"] == "XA\\SR"
+    assert study["sop_classes"] == "1.2.840.10008.5.1.4.1.1.12.1\\1.2.840.10008.5.1.4.1.1.88.67"
+    with index.session():
+        assert sorted(Series.select(Series.uid, Series.instance_count).tuples()) == [("1.2.3.7", 1), ("1.2.3.8", 2)]
+        assert Folder.select().count() == 1
+
+
+def test_versions_and_choosing(index: Index) -> None:
+    assert index.add(entry(content="a", size=1)) == STORED
+    assert index.add(entry(content="b", size=2, series=b"1.2.3.9", modality=b"CT")) == CONFLICT
+    assert index.add(entry(content="c", size=4)) == CONFLICT
+    assert index.add(entry(content="b", size=2, series=b"1.2.3.9")) == DUPLICATE
+    kept = versions(index, "1.2.3.1")
+    assert [(one.version, one.size, one.current) for one in kept] == [(1, 1, True), (2, 2, False), (3, 4, False)]
+    assert conflicts(index) == ["1.2.3.1"]
+    study = _study(index)
+    assert (study["series_count"], study["instance_count"], study["byte_count"], study["modalities"]) == (1, 1, 1, "XA")
+
+    index.choose(kept[1].content, "1.2.3.1")
+    study = _study(index)
+    assert (study["series_count"], study["instance_count"], study["byte_count"], study["modalities"]) == (1, 1, 2, "CT")
+    assert [one.size for one in instances(index, Selection(study_uids=["1.2.3"]))] == [2]
+    assert index.current("1.2.3.1")[0] == kept[1].content
+    with pytest.raises(LookupError):
+        index.choose("0" * 16, "1.2.3.1")
+    index.choose(kept[0].content, "1.2.3.1")
+    assert _study(index) == study | {"byte_count": 1, "modalities": "XA"}
+
+
+def test_one_study_row_and_every_name(index: Index) -> None:
+    index.add(entry("1.1"))
+    index.add(entry("1.2", name=b"Other^Person", patient_id=b"P2"))
+    index.add(entry("1.3", name=b"Zhang^S."))
+    study = _study(index)
+    assert study["patients_differ"] == 1
+    with index.session():
+        assert Patient.select().count() == 2
+        assert StudyPerson.select().count() == 2
+        assert {"zhang^s.", "other^person"} <= {name for (name,) in PatientName.select(PatientName.name).tuples()}
+        shown = Patient.get_by_id(study["patient_id"])
+    assert shown.patient_id == "p1"
+
+
+def test_the_same_patient_is_no_difference(index: Index) -> None:
+    index.add(entry("1.1"))
+    index.add(entry("1.2", name="ZHANG^SAN=张^三".encode()))
+    assert _study(index)["patients_differ"] == 0
+    # The same Patient ID of another issuer is another patient.
+    index.add(entry("1.3", issuer=b"ELSEWHERE"))
+    assert _study(index)["patients_differ"] == 1
+
+
+def test_an_issuer_is_part_of_who_a_patient_is(index: Index) -> None:
+    index.add(entry("1.1", study=b"1.1", issuer=b"A"))
+    index.add(entry("1.2", study=b"1.2", issuer=b"B"))
+    index.add(entry("1.3", study=b"1.3", patient_id=b"", name=b""))
+    index.add(entry("1.4", study=b"1.4", patient_id=b"", name=b""))
+    with index.session():
+        assert Patient.select().count() == 4
+
+
+def test_a_cleared_index_is_empty(index: Index) -> None:
+    index.add(entry())
+    index.clear()
+    with index.session():
+        assert [model.select().count() for model in (Instance, Folder, Series, StudyPerson, Study, Patient)] == [0] * 6
+    assert index.add(entry()) == STORED
+
+
+# --- Being rebuilt --------------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_adds_to_an_index_that_is_being_rebuilt(index: Index) -> None:
+    assert index.mark(complete=False) is True
+    with pytest.raises(IndexIncomplete, match="being rebuilt"):
+        index.add(entry())
+    assert index.incomplete
+    index.clear()
+    long = entry("1.9")
+    problems = index.add_all([entry("1.1"), entry("1.2"), entry("1.1"), entry("1.2", content="b"), long])
+    assert problems == [""] * 5
+    assert index.mark(complete=True) is False
+    assert not index.incomplete
+    assert _study(index)["instance_count"] == 3
+    assert index.add(entry("1.1")) == DUPLICATE
+    assert conflicts(index) == ["1.2"]
+
+
+def test_one_that_cannot_be_indexed_does_not_hold_up_the_others(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Index._add
+
+    def fail_in_the_middle(self: Index, one: Entry) -> str:
+        outcome = add(self, one)
+        if one.header.sop_instance_uid == "1.2":
+            raise peewee.DataError(1406, "Data too long for column 'x'")
+        return outcome
+
+    monkeypatch.setattr(Index, "_add", fail_in_the_middle)
+    problems = index.add_all([entry("1.1"), entry("1.2"), entry("1.3")])
+    assert [bool(problem) for problem in problems] == [False, True, False]
+    assert _study(index)["instance_count"] == 2  # nothing of the second one is left
+    with pytest.raises(IndexRefuses, match="Data too long"):
+        index.add(entry("1.2"))
+    assert _study(index)["instance_count"] == 2
+
+
+def test_what_is_added_before_and_after_the_flag(index: Index) -> None:
+    """Adding and marking exclude each other: what was added in the old state is there before the mark returns."""
+    seen = []
+    stop = threading.Event()
+
+    def add() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                index.add(entry(f"1.{number}"))
+            except IndexIncomplete:
+                return
+            seen.append(number)
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    wait_until(lambda: len(seen) >= 20, "some to be added")
+    index.mark(complete=False)
+    with index.session():
+        count = Instance.select().count()
+    stop.set()
+    thread.join()
+    with index.session():
+        assert Instance.select().count() == count
+
+
+# --- The database's moods -------------------------------------------------------------------------------------------
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> None:
+    add = Index._add
+
+    def fail(self: Index, one: Entry) -> str:
+        outcome = add(self, one)
+        if errors:
+            raise errors.pop(0)
+        return outcome
+
+    monkeypatch.setattr(Index, "_add", fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        peewee.OperationalError(1213, "Deadlock found when trying to get lock"),
+        peewee.OperationalError(1205, "Lock wait timeout exceeded"),
+        peewee.OperationalError(2006, "MySQL server has gone away"),
+        peewee.OperationalError(2013, "Lost connection to MySQL server during query"),
+        peewee.IntegrityError(1062, "Duplicate entry"),
+    ],
+    ids=lambda error: str(error.args[0]),
+)
+def test_what_passes_is_tried_again(index: Index, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    _failing(monkeypatch, [error, error])
+    assert index.add(entry()) == STORED
+    assert _study(index)["instance_count"] == 1
+
+
+def test_what_does_not_pass_is_said(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing(monkeypatch, [peewee.OperationalError(1045, "Access denied")])
+    with pytest.raises(IndexUnavailable, match="cannot be used: .*Access denied"):
+        index.add(entry())
+    _failing(monkeypatch, [peewee.IntegrityError(1062, "Duplicate entry")] * 9)
+    with pytest.raises(IndexRefuses, match="Duplicate entry"):
+        index.add(entry())
+
+
+@pytest.mark.mariadb
+def test_a_connection_that_is_killed_in_a_transaction(
+    mariadb: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = Index(IndexURL.parse(mariadb.database(), tmp_path))
+    index.open("a" * 32, complete=True)
+    add, killed = Index._add, []
+
+    def kill_once(self: Index, one: Entry) -> str:
+        if not killed:
+            killed.append(self.database.execute_sql("SELECT CONNECTION_ID()").fetchone()[0])
+            mariadb.execute(f"KILL {killed[0]}")
+        return add(self, one)
+
+    monkeypatch.setattr(Index, "_add", kill_once)
+    assert index.add(entry()) == STORED
+    assert killed
+    index.close()
+
+
+def test_a_damaged_sqlite_file_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(IndexUnavailable, match="the file is damaged: move it away, the index is rebuilt"):
+        Index(IndexURL("sqlite", path=path)).open("a" * 32)
+
+
+def test_many_threads_leave_no_connection_behind(index: Index) -> None:
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        for turn in range(10):
+            if chance.random() < 0.5:
+                index.add(entry(f"1.{number}.{turn}"))
+            else:
+                with index.session(), index.session():
+                    Study.select().count()
+            if chance.random() < 0.2:
+                with pytest.raises(IndexUnavailable), index.session() as database:
+                    database.execute_sql("SELECT nonsense FROM nowhere")
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(32)))
+    assert len(index.database._in_use) == 0
+    with index.session():
+        count = Instance.select().count()
+    assert _study(index)["instance_count"] == count > 50
+
+
+def test_the_reason_never_shows_the_password(tmp_path: Path) -> None:
+    url = IndexURL.parse(f"mysql://user:geheim@/database?unix_socket={tmp_path}/none", tmp_path)
+    with pytest.raises(IndexUnavailable) as caught:
+        Index(url).open("a" * 32)
+    assert "geheim" not in str(caught.value)
+    assert urlsplit(str(url)).username == "user"
+
+
+def test_statements_at_work_are_those_of_mariadb_10_0(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    uses: list[Callable[[], object]] = [
+        lambda: index.add(entry()),
+        lambda: index.add(entry(content="b")),
+        lambda: index.choose(versions(index, "1.2.3.1")[1].content, "1.2.3.1"),
+        lambda: conflicts(index),
+        lambda: instances(index, Selection(patient_ids=["P1"], study_uids=["1.2.3"])),
+        lambda: index.mark(complete=False),
+        lambda: index.add_all([entry("1.5")]),
+        index.clear,
+    ]
+    with caplog.at_level(logging.DEBUG, logger="peewee"):
+        for use in uses:
+            use()
+    statements = [str(record.args or record.msg) for record in caplog.records if record.name == "peewee"]
+    assert len(statements) > 30
+    assert [text for text in statements if later_syntax(text)] == []

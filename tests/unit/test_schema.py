@@ -1,0 +1,264 @@
+"""The schema: what MariaDB 10.0 can hold, the same on both engines, and migrated in steps that may be cut off."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pymysql
+import pytest
+
+from angiovault.archive import models, schema
+from angiovault.archive.index import Index, IndexUnavailable, SchemaTooNew, WrongArchive
+from angiovault.indexurl import IndexURL
+from harness.mariadb import MariaDB
+
+LONGEST_INDEX = 767
+"""Bytes of an index in InnoDB before MariaDB 10.2.2 (ROW_FORMAT=COMPACT, no innodb_large_prefix)."""
+
+_BYTES = {"utf8mb4": 4, "ascii": 1}
+
+
+def _statements(engine: str = "mysql") -> list[str]:
+    return [text for step in range(1, len(schema.MIGRATIONS) + 1) for text in schema.statements(engine, step)]
+
+
+def _columns() -> dict[str, dict[str, str]]:
+    """Return table -> column -> type, from the statements for MariaDB."""
+    tables: dict[str, dict[str, str]] = {}
+    for text in _statements():
+        if match := re.match(r"CREATE TABLE (\w+) \((.*)\) ENGINE=", text):
+            parts = re.split(r",\s*(?![^(]*\))", match[2])
+            tables[match[1]] = dict(part.split(" ", 1) for part in parts if not part.startswith("PRIMARY KEY"))
+    return tables
+
+
+def _length(kind: str, prefix: int | None) -> int:
+    """Return the bytes that a column of this type takes in an index."""
+    if kind.startswith("BIGINT"):
+        return 8
+    match = re.match(r"(?:VAR)?CHAR\((\d+)\) CHARACTER SET (\w+)", kind)
+    assert match, f"{kind} cannot be indexed"
+    return min(prefix or 9999, int(match[1])) * _BYTES[match[2]]
+
+
+def _indexes() -> list[tuple[str, str, list[tuple[str, int | None]]]]:
+    """Return name, table and (column, prefix) of each index."""
+    found = []
+    for text in _statements():
+        if match := re.match(r"CREATE (?:UNIQUE )?INDEX (\w+) ON (\w+) \((.*)\)$", text):
+            columns = [re.fullmatch(r"(\w+)(?:\((\d+)\))?", part.strip()) for part in match[3].split(",")]
+            found.append((match[1], match[2], [(c[1], int(c[2]) if c[2] else None) for c in columns if c]))
+        if match := re.match(r"CREATE TABLE (\w+) .*PRIMARY KEY \((\w+)\)\)", text):
+            found.append(("PRIMARY", match[1], [(match[2], None)]))
+    return found
+
+
+def test_no_index_is_longer_than_mariadb_10_0_can_hold() -> None:
+    tables = _columns()
+    lengths = {
+        f"{table}.{name}": sum(_length(tables[table][column], prefix) for column, prefix in columns)
+        for name, table, columns in _indexes()
+    }
+    assert len(lengths) > 20
+    assert {name: length for name, length in lengths.items() if length > LONGEST_INDEX} == {}
+    assert lengths["patient_name.patient_name_name"] == 4 * 191  # the arithmetic itself
+
+
+def test_uids_are_ascii_and_search_keys_are_ours() -> None:
+    for table, columns in _columns().items():
+        for column, kind in columns.items():
+            if "CHAR" in kind or "TEXT" in kind:
+                assert re.search(r"CHARACTER SET (ascii COLLATE ascii_bin|utf8mb4 COLLATE utf8mb4_bin)", kind), column
+            if column == "uid" or column.endswith("_uid"):
+                assert "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin" in kind, (table, column)
+
+
+_LATER = {
+    "JSON": r"\bJSON\b",
+    "common table expressions (10.2)": r"\bWITH\b(?! RECURSIVE ?ROLLUP)",
+    "window functions (10.2)": r"\bOVER\s*\(",
+    "generated columns": r"\bGENERATED\b|\bVIRTUAL\b|\bSTORED\b|\bPERSISTENT\b",
+    "CHECK constraints (10.2)": r"\bCHECK\s*\(",
+    "expressions as DEFAULT (10.2)": r"\bDEFAULT\s*\(",
+    "DEFAULT of a BLOB or TEXT (10.2)": r"(BLOB|TEXT)[^,]*\bDEFAULT\b(?! CHARACTER)",
+    "descending indexes (10.8)": r"INDEX[^;]*\bDESC\b",
+    "IF [NOT] EXISTS on indexes and columns": r"\b(INDEX|COLUMN) IF (NOT )?EXISTS",
+    "RENAME COLUMN or INDEX (10.5)": r"\bRENAME (COLUMN|INDEX|KEY)\b",
+    "RETURNING (10.5)": r"\bRETURNING\b",
+    "INTERSECT and EXCEPT (10.3)": r"\b(INTERSECT|EXCEPT)\b",
+    "sequences (10.3)": r"\bSEQUENCE\b|\bNEXTVAL\b",
+    "invisible columns (10.3)": r"\bINVISIBLE\b",
+    "system versioning (10.3)": r"\bSYSTEM VERSIONING\b",
+    "UUID and INET types (10.5, 10.7)": r"\b(UUID|INET4|INET6)\b",
+    "SKIP LOCKED (10.6), NOWAIT (10.3)": r"\bSKIP LOCKED\b|\bNOWAIT\b",
+    "ON CONFLICT (never)": r"\bON CONFLICT\b",
+    "foreign keys, which are not wanted": r"\bREFERENCES\b",
+    "functional indexes (never)": r"INDEX[^;]*\(\(",
+    "later collations": r"_uca1400|_0900_|utf8mb3",
+    "compressed columns (10.3)": r"\bCOMPRESSED\b",
+}
+
+
+def later_syntax(statement: str) -> list[str]:
+    """Return what in a statement MariaDB 10.0 does not understand."""
+    return [what for what, pattern in _LATER.items() if re.search(pattern, statement, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("statement", _statements(), ids=lambda text: " ".join(text.split()[:4]))
+def test_no_syntax_that_came_after_mariadb_10_0(statement: str) -> None:
+    assert later_syntax(statement) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE t (a JSON)",
+        "WITH x AS (SELECT 1) SELECT * FROM x",
+        "SELECT ROW_NUMBER() OVER (ORDER BY id) FROM t",
+        "ALTER TABLE t ADD COLUMN b INT GENERATED ALWAYS AS (a)",
+        "CREATE TABLE t (a INT CHECK (a > 0))",
+        "CREATE INDEX i ON t (a DESC)",
+        "CREATE INDEX IF NOT EXISTS i ON t (a)",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS a INT",
+        "ALTER TABLE t ADD COLUMN a TEXT DEFAULT ''",
+        "ALTER TABLE t RENAME COLUMN a TO b",
+        "INSERT INTO t VALUES (1) RETURNING id",
+        "SELECT * FROM t FOR UPDATE SKIP LOCKED",
+        "CREATE INDEX i ON t ((lower(a)))",
+    ],
+)
+def test_later_syntax_is_recognised(statement: str) -> None:
+    assert later_syntax(statement)
+
+
+def test_models_and_tables_have_the_same_columns() -> None:
+    tables = _columns()
+    assert {model._meta.table_name for model in models.ALL} == tables.keys()
+    for model in models.ALL:
+        assert set(model._meta.columns) == tables[model._meta.table_name].keys()
+
+
+# --- Migrations -----------------------------------------------------------------------------------------------------
+
+NEXT = ("ALTER TABLE study ADD COLUMN extra {INT} DEFAULT 7", "CREATE INDEX study_extra ON study (extra)")
+
+
+@pytest.fixture
+def index(index_url: str, tmp_path: Path) -> Callable[[], Index]:
+    """Return the index, as another start of the program sees it."""
+    return lambda: Index(IndexURL.parse(index_url, tmp_path))
+
+
+def _version(index: Index) -> str:
+    with index.session() as database:
+        return str(database.execute_sql("SELECT value FROM archive WHERE name = 'schema'").fetchone()[0])
+
+
+def test_a_further_migration_runs_once_and_keeps_what_is_there(
+    index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index()
+    assert first.archive_id() == ""
+    first.open("a" * 32, complete=True)
+    with first.session():
+        models.Refusal.insert(
+            digest="d", address="a", calling="c", called="c", reason="r", first_time="", last_time="", times=1
+        ).execute()
+    first.close()
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT))
+    with pytest.raises(IndexUnavailable, match="missing or of an older version"):
+        index().inspect("a" * 32)
+    for _ in range(2):
+        second = index()
+        second.open("a" * 32)
+        assert _version(second) == "2"
+        assert not second.incomplete
+        with second.session() as database:
+            assert models.Refusal.select().count() == 1
+            assert "extra" in {column.name for column in database.get_columns("study")}
+        second.close()
+
+
+def test_a_newer_schema_is_refused(index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT))
+        index().open("a" * 32)
+    for use in (lambda one: one.open("a" * 32), lambda one: one.inspect("a" * 32)):
+        with pytest.raises(SchemaTooNew, match="has schema 2, this version of AngioVault knows 1: install the newer"):
+            use(index())
+
+
+def test_an_index_belongs_to_one_archive(index: Callable[[], Index]) -> None:
+    index().open("a" * 32)
+    assert index().archive_id() == "a" * 32
+    for use in (lambda one: one.open("b" * 32), lambda one: one.inspect("b" * 32)):
+        with pytest.raises(WrongArchive, match="give each archive its own index"):
+            use(index())
+
+
+def test_a_new_index_of_an_old_archive_is_not_complete(index: Callable[[], Index]) -> None:
+    one = index()
+    one.open("a" * 32)
+    assert one.incomplete
+    one.close()
+    two = index()
+    two.open("a" * 32, complete=True)  # too late: only a new index can be complete by itself
+    assert two.incomplete
+    assert two.mark(complete=True) is False
+    two.require_complete()
+    two.close()
+    assert index().mark(complete=True) is True
+
+
+def test_tables_of_another_program_are_left_alone(index: Callable[[], Index]) -> None:
+    one = index()
+    with one.session() as database:
+        database.execute_sql("CREATE TABLE patient (theirs INTEGER)")
+        database.execute_sql("INSERT INTO patient VALUES (5)")
+    with pytest.raises(WrongArchive, match=r"holds tables of another program \(patient\)"):
+        one.open("a" * 32)
+    with one.session() as database:
+        assert database.get_tables() == ["patient"]
+        assert tuple(database.execute_sql("SELECT theirs FROM patient").fetchall()) == ((5,),)
+    one.close()
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("statements", [1, 2, 5, 20, 1000])
+def test_a_first_migration_that_was_cut_off_is_finished(mariadb: MariaDB, tmp_path: Path, statements: int) -> None:
+    url = mariadb.database()
+    parts = urlsplit(url)
+    user = parts.username or ""
+    connection = pymysql.connect(
+        unix_socket=str(mariadb.socket), user=user, password=parts.password or "", database=user, autocommit=True
+    )
+    with connection, connection.cursor() as cursor:
+        for statement in _statements()[:statements]:
+            cursor.execute(statement)
+    index = Index(IndexURL.parse(url, tmp_path))
+    index.open("a" * 32)
+    assert _version(index) == str(len(schema.MIGRATIONS))
+    with index.session() as database:
+        assert set(database.get_tables()) == set(_columns())
+        rows = database.execute_sql(
+            "SELECT COUNT(DISTINCT table_name, index_name) FROM information_schema.statistics WHERE table_schema = %s",
+            (user,),
+        ).fetchone()
+    assert rows[0] == len(_indexes()) + len(_columns()) - 1  # and the primary keys that a column declares
+    index.close()
+
+
+@pytest.mark.mariadb
+def test_a_further_migration_that_was_cut_off_is_finished(
+    mariadb: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = IndexURL.parse(mariadb.database(), tmp_path)
+    Index(url).open("a" * 32)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT))
+    again = Index(url)
+    with again.session() as database:
+        database.execute_sql(schema.statements("mysql", 2)[0])
+    again.open("a" * 32)
+    assert _version(again) == "2"
+    again.close()
