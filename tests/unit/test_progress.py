@@ -226,7 +226,8 @@ def test_lines_go_to_standard_error_with_time_and_level(
         ("\udcff", r"\udcff"),
         ("Wang^XiaoDong=王^小东=왕 é \\ 😀", "Wang^XiaoDong=王^小东=왕 é \\ 😀"),
     ],
-    ids=ascii,  # a lone surrogate cannot be sent between the workers of a parallel run
+    # A lone surrogate in the name of a test cannot be sent between the workers of a parallel run.
+    ids=["new line", "title and colour", "control characters", "separators and directions", "surrogate", "names"],
 )
 def test_text_from_the_network_cannot_break_a_line_or_steer_a_terminal(
     log: logging.Logger, tmp_path: Path, text: str, shown: str
