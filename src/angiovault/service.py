@@ -124,6 +124,8 @@ def serve(config: Config, config_file: Path | None) -> None:
             busy = service.look_after()
         log.info("stopping")
         service.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):  # asked once more while Python ends, it still exits with 0
+            signal.signal(number, signal.SIG_IGN)
     log.info("stopped")
 
 

@@ -1,18 +1,22 @@
 """The archive's door: what it does when parts of it are away, and which version of an instance is the first."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 
 from angiovault.archive import store as store_module
 from angiovault.archive.archive import CONFLICT, DUPLICATE, STORED, Archive, DatasetMismatch, Receipt
 from angiovault.archive.choices import Choices
 from angiovault.archive.header import HeaderError
 from angiovault.archive.index import IndexUnavailable
+from angiovault.archive.models import Patient, Study
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.selection import versions
-from angiovault.archive.store import NotMounted, StorageError
+from angiovault.archive.store import Incoming, NotMounted, StorageError
 from angiovault.indexurl import IndexURL
 from faults import instances
 
@@ -98,6 +102,34 @@ def test_a_clock_that_is_set_back_changes_no_first_version(
     assert _receive(archive, third).outcome == CONFLICT
     list(reindex(archive))
     assert _current(archive) == receipt.digest
+
+
+def test_times_of_receipt_and_rows_have_one_order(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that come at once the one with the earlier time is the first in the index, however long its sync takes."""
+    study = generate_uid()
+    slow, quick = (instances.make(tmp_path / "sent", study=study, patient_id=name) for name in ("SLOW", "QUICK"))
+    sealed, overtaken = threading.Event(), threading.Event()
+    seal = Incoming.seal
+
+    def seal_slowly(self: Incoming) -> str:
+        digest = seal(self)
+        if not sealed.is_set():
+            sealed.set()
+            overtaken.wait(0.3)  # long enough for the other one, if nothing holds that up
+        return digest
+
+    monkeypatch.setattr(Incoming, "seal", seal_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(_receive, archive, slow)
+        assert sealed.wait(10)
+        second = pool.submit(_receive, archive, quick)
+        second.add_done_callback(lambda _: overtaken.set())
+        assert [one.result().outcome for one in (first, second)] == [STORED, STORED]
+    with archive.index.session():
+        shown = Patient.get_by_id(Study.get(Study.uid == study).patient_id)
+    assert shown.patient_id == "slow"
 
 
 def test_the_usual_conflict_needs_no_note(archive: Archive, tmp_path: Path) -> None:

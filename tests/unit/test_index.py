@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import peewee
+import pymysql
 import pytest
 
 from angiovault.archive.header import Header
@@ -270,6 +271,61 @@ def test_a_connection_that_is_killed_in_a_transaction(
     assert index.add(entry()) == STORED
     assert killed
     index.close()
+
+
+@pytest.fixture
+def other_process(mariadb: MariaDB, tmp_path: Path) -> Iterator[tuple[Index, Any]]:
+    """An index, and a connection to its database as another process has it."""
+    url = mariadb.database()
+    index = Index(IndexURL.parse(url, tmp_path))
+    index.open("a" * 32, complete=True)
+    user, password = urlsplit(url).username or "", urlsplit(url).password or ""
+    with pymysql.connect(unix_socket=str(mariadb.socket), user=user, password=password, database=user) as other:
+        yield index, other
+    index.close()
+
+
+@pytest.mark.mariadb
+def test_two_processes_lose_nothing_of_a_study_s_lists(other_process: tuple[Index, Any], mariadb: MariaDB) -> None:
+    index, other = other_process
+    index.add(entry("1.1"))
+
+    def waits() -> bool:
+        count = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        return bool(mariadb.execute(count)[0][0])
+
+    with ThreadPoolExecutor(1) as pool:
+        with other.cursor() as cursor:  # the other process has not yet committed what it adds
+            cursor.execute("UPDATE study SET modalities = 'XA\\\\OT', instance_count = instance_count + 1")
+        added = pool.submit(index.add, entry("1.2", modality=b"SR"))
+        try:
+            wait_until(waits, "the second one to wait for the first")
+        finally:
+            other.commit()
+        assert added.result() == STORED
+    study = _study(index)
+    assert (study["modalities"], study["instance_count"]) == ("XA\\OT\\SR", 3)
+
+
+@pytest.mark.mariadb
+def test_no_rebuild_begins_while_another_process_adds(
+    other_process: tuple[Index, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, other = other_process
+    add, codes = Index._add, []
+
+    def try_to_begin(self: Index, one: Entry) -> str:
+        with other.cursor() as cursor:
+            cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
+            try:
+                cursor.execute("UPDATE archive SET value = 'no' WHERE name = 'complete'")
+            except pymysql.OperationalError as error:
+                codes.append(error.args[0])
+        return add(self, one)
+
+    monkeypatch.setattr(Index, "_add", try_to_begin)
+    assert index.add(entry()) == STORED
+    assert codes == [1205]  # lock wait timeout exceeded
 
 
 def test_a_damaged_sqlite_file_is_named_as_such(tmp_path: Path) -> None:

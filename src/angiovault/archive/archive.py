@@ -32,7 +32,7 @@ from angiovault.archive.index import (
 from angiovault.archive.journal import Journals
 from angiovault.archive.reception import DatasetMismatch, Receipt, Reception
 from angiovault.archive.selection import StoredInstance
-from angiovault.archive.store import NotMounted, StorageError, Store
+from angiovault.archive.store import NotMounted, StorageError, Store, as_storage_error
 from angiovault.indexurl import IndexURL
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,6 @@ class Archive:
         self._closed = ""
 
     def _open(self, create: bool, hold: Callable[[], None]) -> None:
-        made = False
         try:
             archive_id = self.store.read_marker()
         except NotMounted:
@@ -99,14 +98,16 @@ class Archive:
                 raise
             self._refuse_if_known()
             archive_id = self.store.create()
-            made = True
         self.store.open(archive_id)
         self.store.prepare()
         hold()
         self.journals.recall_aside()
         self.journals.recall_recent()
+        # Two processes may come upon the same new folder: what makes a new index complete is that there is no file.
+        with as_storage_error("cannot list the storage"):
+            empty = next(self.store.instance_files(), None) is None
         try:
-            self.index.open(archive_id, complete=made)
+            self.index.open(archive_id, complete=empty)
         except (SchemaTooNew, WrongArchive):
             raise
         except IndexUnavailable as error:
