@@ -53,6 +53,7 @@ class Study:
     """A study on disk, all of its instances in one series."""
 
     uid: str
+    series_uid: str
     paths: tuple[Path, ...]
 
 
@@ -70,8 +71,8 @@ def studies(cache: Path, kind: Kind, count: int, instances: int) -> tuple[Study,
 
 
 def _study(folder: Path, kind: Kind, number: int, instances: int) -> Study:
-    uid = _uid(kind, number, "study")
-    return Study(uid, tuple(folder / f"{number:04}" / f"{image:04}.dcm" for image in range(instances)))
+    paths = tuple(folder / f"{number:04}" / f"{image:04}.dcm" for image in range(instances))
+    return Study(_uid(kind, number, "study"), _uid(kind, number, "series"), paths)
 
 
 def _uid(kind: Kind, study: int, *what: object) -> UID:

@@ -100,6 +100,8 @@ class Receive(Row):
             for side in _in_turn(sides, turn):
                 with side.make(workshop.fresh("side")) as server:
                     samples[side.name].append(send(server.peer, *(study.paths for study in studies)))
+                    if side.answers_queries:
+                        require_found(server.peer, studies)
                 _report(self.name, turn, repeat, side, samples[side.name][-1])
         return samples
 
@@ -197,6 +199,16 @@ def send(peer: Peer, *groups: Sequence[Path]) -> Sample:
     seconds = timed([[*command, *group] for group in groups])
     paths = [path for group in groups for path in group]
     return Sample(len(paths), sum(path.stat().st_size for path in paths), seconds)
+
+
+def require_found(peer: Peer, studies: Sequence[Study]) -> None:
+    """Raise `ProgramFailed` unless the peer finds every instance that it has taken: success means findable."""
+    for study in studies:
+        hierarchy = (f"StudyInstanceUID={study.uid}", f"SeriesInstanceUID={study.series_uid}")
+        answers = findscu(peer, ("QueryRetrieveLevel=IMAGE", *hierarchy, "SOPInstanceUID")).ok().data_sets
+        found = {answer.SOPInstanceUID for answer in answers}
+        if len(found) != len(study.paths):
+            raise ProgramFailed(f"{peer} took {len(study.paths)} instances of a study and finds {len(found)}")
 
 
 def timed(commands: Sequence[Sequence[Argument]]) -> float:

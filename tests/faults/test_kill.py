@@ -23,7 +23,10 @@ from harness.waiting import wait_until
 _SENDERS = 3
 
 
-@pytest.mark.parametrize(("engine", "rounds"), [("sqlite", 20), pytest.param("mariadb", 6, marks=pytest.mark.mariadb)])
+@pytest.mark.parametrize(
+    ("engine", "rounds"),
+    [pytest.param("sqlite", 20, marks=pytest.mark.slow), pytest.param("mariadb", 6, marks=pytest.mark.mariadb)],
+)
 def test_sigkill_at_random_moments(
     engine: str, rounds: int, tmp_path: Path, request: pytest.FixtureRequest, service: Callable[..., Service]
 ) -> None:

@@ -398,18 +398,31 @@ def _flip(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_file_is_made_good_by_sending_it_again(service: Callable[..., Service], tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", [False, True], ids=["damaged", "missing"])
+def test_a_lost_file_is_made_good_by_sending_it_again(
+    service: Callable[..., Service], tmp_path: Path, missing: bool
+) -> None:
     server = service(unknown_devices="all")
     path = instances.make(tmp_path / "sent", study=(study := generate_uid()))
     sent = instances.digests([path])
     storescu(server.peer, [path], "-xe").ok()
     (stored,) = server.storage.rglob("*.dcm")
-    os.truncate(stored, 1000)
+    place = stored.relative_to(server.storage)
+    if missing:
+        stored.unlink()
+    else:
+        os.truncate(stored, 1000)
     keys = ["QueryRetrieveLevel=STUDY", f"StudyInstanceUID={study}"]
-    assert getscu(server.peer, keys, tmp_path / "nothing").received == {}
+    result = getscu(server.peer, keys, tmp_path / "nothing")
+    assert result.received == {}
+    assert result.final.status in (0xA702, 0xB000)
+    done = server.cli("verify", check=False)
+    assert done.returncode == 3
+    assert f"{'missing' if missing else 'damaged'}: {place}" in done.stdout + done.stderr
     assert storescu(server.peer, [path], "-xe").statuses == [0]
     instances.assert_kept(server.peer, [study], set(sent), sent, tmp_path / "back")
-    assert stored.with_suffix(".damaged").stat().st_size == 1000
+    damaged = stored.with_suffix(".damaged")
+    assert missing != damaged.exists()
 
 
 # --- The folder tree ------------------------------------------------------------------------------------------------

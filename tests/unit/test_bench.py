@@ -31,7 +31,7 @@ def test_data_are_valid_studies_of_distinct_instances(tmp_path: Path) -> None:
     heads = [[pydicom.dcmread(path) for path in study.paths] for study in studies]
     for study, images in zip(studies, heads, strict=True):
         assert {image.StudyInstanceUID for image in images} == {study.uid}
-        assert len({image.SeriesInstanceUID for image in images}) == 1
+        assert {image.SeriesInstanceUID for image in images} == {study.series_uid}
         assert {len(image.PixelData) for image in images} == {128 * 128 * 2} == {data.MR.pixel_bytes}
         assert all(image.SOPInstanceUID == image.file_meta.MediaStorageSOPInstanceUID for image in images)
     assert len({image.SOPInstanceUID for images in heads for image in images}) == 6
@@ -160,8 +160,9 @@ def _sides(log: list[str]) -> list[Side]:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """What `send` was given: for each call, the files in each association."""
+    """What `send` was given: for each call, the files in each association. What was sent is always found."""
     calls: list[list[int]] = []
+    monkeypatch.setattr(rows, "require_found", lambda peer, studies: None)
 
     def send(peer: Peer, *groups: Sequence[Path]) -> rows.Sample:
         calls.append([len(group) for group in groups])
@@ -188,6 +189,18 @@ def test_several_associations_at_once_go_only_to_sides_that_take_them(tmp_path: 
     samples = rows.Receive(data.TINY, 2, 3).measure(_sides([]), 1, _workshop(tmp_path))
     assert set(samples) == {"one", "three"}
     assert sent == [[3, 3]] * 2
+
+
+def test_what_was_taken_must_be_found(tmp_path: Path, sent: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_found(peer: Peer, studies: Sequence[data.Study]) -> None:
+        raise rows.ProgramFailed(f"{peer} finds nothing of {len(studies)} studies")
+
+    monkeypatch.setattr(rows, "require_found", nothing_found)
+    one, _, three = _sides([])
+    row = rows.Receive(data.TINY, 1, 1)
+    assert set(row.measure([three], 1, _workshop(tmp_path))) == {"three"}  # it cannot be asked
+    with pytest.raises(rows.ProgramFailed, match="finds nothing of 1 studies"):
+        row.measure([one], 1, rows.Workshop(tmp_path, tmp_path / "run"))
 
 
 class _Asking(rows._Reading):

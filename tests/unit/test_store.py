@@ -200,7 +200,8 @@ def test_files_are_listed_in_order_without_strangers_and_symbolic_links(store: S
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "1.dcm").touch()
-    for name in "2025/b/2.dcm 2024/b/1.dcm 2024/a/2.dcm 2024/a/1.dcm 2024/a/x.damaged 2024/@eaDir/1.dcm".split():
+    names = ["2025/b/2.dcm", "2024/b/1.dcm", "2024/a/2.dcm", "2024/a/1.dcm", "2024/a/x.damaged", "2024/@eaDir/1.dcm"]
+    for name in names:
         path = store.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -87,6 +87,7 @@ def find(index: Index, query: Query) -> Iterator[list[Match]]:
         numbers = found[start : start + _BATCH]
         with index.session():
             rows = Rows(query.level, numbers, frozenset(keys))
+            index.require_complete()  # a rebuild that has begun meanwhile would make the rest of the answer a wrong one
         matches = []
         for number in numbers:
             try:

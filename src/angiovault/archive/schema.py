@@ -43,7 +43,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE archive (name {CODE}, value {TEXT}, PRIMARY KEY (name)){OPTIONS}",
         # Patients as Patient ID and issuer tell them apart; every name met for one is a row of patient_name.
-        "CREATE TABLE patient (id {SERIAL}, identity {HASH}, patient_id {KEY}, birth_date {CODE}, head {BYTES}){OPTIONS}",
+        "CREATE TABLE patient (id {SERIAL}, identity {HASH}, patient_id {KEY}, birth_date {CODE}, "
+        "head {BYTES}){OPTIONS}",
         "CREATE UNIQUE INDEX patient_identity ON patient (identity)",
         "CREATE INDEX patient_patient_id ON patient (patient_id)",
         "CREATE INDEX patient_birth_date ON patient (birth_date)",

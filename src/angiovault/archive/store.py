@@ -19,8 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.durable import fsync_directory as fsync_directory
-from angiovault.archive.durable import locked, make_folder
+from angiovault.archive.durable import fsync_directory, locked, make_folder
 
 PRIVATE_FOLDER: Final = ".angiovault"
 MARKER: Final = "archive.json"
