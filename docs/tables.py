@@ -11,9 +11,9 @@ from pydicom.datadict import dictionary_description
 
 from angiovault import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from angiovault.archive.attributes import WANTED
-from angiovault.archive.conversion import convertible
-from angiovault.archive.query import LEVELS
-from angiovault.archive.rows import COMPUTED
+from angiovault.archive.conversion.converter import convertible
+from angiovault.archive.finding.query import LEVELS
+from angiovault.archive.finding.rows import COMPUTED
 from angiovault.config import Config
 from angiovault.devices import settings_page
 from angiovault.dimse import sop_classes

@@ -11,10 +11,10 @@ from typing import Any
 from angiovault import logs, service
 from angiovault.archive import choices, refusals, reindexing, verifying
 from angiovault.archive.archive import Archive
-from angiovault.archive.conversion import Converter
+from angiovault.archive.conversion.converter import Converter
+from angiovault.archive.finding.selection import StoredInstance, versions
+from angiovault.archive.finding.selection import conflicts as conflicting
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.selection import StoredInstance, versions
-from angiovault.archive.selection import conflicts as conflicting
 from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
 from angiovault.config import Config, config_path, flag_values, read_ae_title
@@ -52,7 +52,7 @@ def serve(args: argparse.Namespace) -> int:
 
 def import_files(args: argparse.Namespace) -> int:
     """Take in files."""
-    from angiovault.archive import importing  # `serve` starts faster without what only one command needs
+    from angiovault.archive.exchange import importing  # `serve` starts faster without what only one command needs
 
     archive = service.open_archive(_settings(args), create=True)
     counts: dict[str, int] = {}
@@ -173,7 +173,7 @@ def echo(args: argparse.Namespace) -> int:
 
 
 def _find(archive: Archive, uids: list[str]) -> list[StoredInstance]:
-    from angiovault.archive import exporting  # see import_files
+    from angiovault.archive.exchange import exporting  # see import_files
 
     try:
         return exporting.find(archive, uids)
@@ -200,7 +200,7 @@ def send(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Copy instances out as files."""
-    from angiovault.archive import exporting  # see import_files
+    from angiovault.archive.exchange import exporting  # see import_files
 
     archive = service.open_archive(_settings(args))
     failed = 0

@@ -16,7 +16,7 @@ from typing import Final
 
 from angiovault.archive import refusals
 from angiovault.archive.archive import Archive
-from angiovault.archive.conversion import Converter
+from angiovault.archive.conversion.converter import Converter
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.scrubbing import Scrubber

@@ -17,7 +17,7 @@ from pydicom.filereader import read_sequence
 from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
-from angiovault.archive.answers import DEVICE_LABELS, Values, encode, transcode
+from angiovault.archive.finding.answers import DEVICE_LABELS, Values, encode, transcode
 from angiovault.archive.names import character_set, decode, interpret
 
 NAME, DESCRIPTION, COMMENTS, UID, STEPS = 0x00100010, 0x00081030, 0x00104000, 0x0020000D, 0x00400275

@@ -11,11 +11,11 @@ from pydicom.uid import generate_uid
 from angiovault.archive import store as store_module
 from angiovault.archive.archive import CONFLICT, DUPLICATE, STORED, Archive, DatasetMismatch, Receipt
 from angiovault.archive.choices import Choices
+from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import HeaderError
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.models import Patient, Study
 from angiovault.archive.reindexing import reindex
-from angiovault.archive.selection import versions
 from angiovault.archive.store import Incoming, NotMounted, StorageError
 from angiovault.indexurl import IndexURL
 from faults import instances

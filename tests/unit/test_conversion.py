@@ -26,8 +26,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from angiovault.archive import codec_worker, conversion
-from angiovault.archive.conversion import TARGETS, ConversionError, Converter, convertible
+from angiovault.archive.conversion import converter as conversion
+from angiovault.archive.conversion import worker as codec_worker
+from angiovault.archive.conversion.converter import TARGETS, ConversionError, Converter, convertible
 from harness import part10
 from harness.processes import program
 from harness.waiting import wait_until
@@ -277,7 +278,7 @@ def test_convertible_tells_what_has_a_decoder() -> None:
 
 def test_the_server_loads_no_decoder() -> None:
     code = (
-        "import sys, angiovault.archive.conversion\n"
+        "import sys, angiovault.archive.conversion.converter\n"
         "sys.exit(bool({'gdcm', 'pydicom.pixels', 'pydicom', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -915,7 +916,7 @@ def test_several_threads_take_turns(converter: Converter) -> None:
 
 def test_the_worker_ends_with_its_server(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from angiovault.archive.conversion import Converter\n"
+        "import os, sys; from pathlib import Path; from angiovault.archive.conversion.converter import Converter\n"
         f"c = Converter(Path({str(tmp_path)!r}))\n"
         f"c.convert(Path({str(BUNDLED / 'MR_small_RLE.dcm')!r}), {EXPLICIT!r})\n"
         "print(c.worker_pid, flush=True); os.kill(os.getpid(), 9)"

@@ -21,10 +21,10 @@ from pydicom.fileset import FileSet
 from pydicom.sequence import Sequence
 
 from angiovault.archive.archive import Archive
-from angiovault.archive.exporting import CannotExport, Exported, NothingFound, export, find
-from angiovault.archive.importing import import_paths
+from angiovault.archive.exchange.exporting import CannotExport, Exported, NothingFound, export, find
+from angiovault.archive.exchange.importing import import_paths
+from angiovault.archive.finding.selection import Selection, instances
 from angiovault.archive.models import Study
-from angiovault.archive.selection import Selection, instances
 from angiovault.config import IndexURL
 from harness import part10
 
@@ -249,7 +249,7 @@ def test_a_file_that_rots_while_it_is_packed_makes_no_zip(
 ) -> None:
     put(CT)
     damaged(archive, CT_UID)
-    monkeypatch.setattr("angiovault.archive.exporting.sound", lambda *_: True)
+    monkeypatch.setattr("angiovault.archive.exchange.exporting.sound", lambda *_: True)
     with pytest.raises(CannotExport, match="damaged"):
         run(archive, [CT_STUDY], tmp_path / "out", as_zip=True)
     assert files(tmp_path / "out") == []
@@ -277,7 +277,7 @@ def test_a_volume_that_runs_full_is_said_and_no_half_file_stays(
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", small], check=True)
     try:
-        monkeypatch.setattr("angiovault.archive.exporting._Folder.check", lambda *_: None)
+        monkeypatch.setattr("angiovault.archive.exchange.exporting._Folder.check", lambda *_: None)
         with pytest.raises(CannotExport, match="no room left"):
             run(archive, [CT_STUDY], small, as_zip=as_zip)
         assert files(small) == []
@@ -293,7 +293,7 @@ def test_a_file_too_large_for_the_target_is_said(
     def too_large(_: int) -> None:
         raise OSError(errno.EFBIG, "File too large")
 
-    monkeypatch.setattr("angiovault.archive.exporting.os.fsync", too_large)
+    monkeypatch.setattr("angiovault.archive.exchange.exporting.os.fsync", too_large)
     with pytest.raises(CannotExport, match="too large"):
         run(archive, [CT_STUDY], tmp_path / "out")
     assert files(tmp_path / "out") == []
@@ -439,9 +439,9 @@ def test_whether_a_media_profile_is_met_is_said(
     archive: Archive, put: Put, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, level: int, text: str
 ) -> None:
     path = put(Path(str(get_testdata_file(name))))
-    with caplog.at_level(logging.INFO, "angiovault.archive.exporting"):
+    with caplog.at_level(logging.INFO, "angiovault.archive.exchange.exporting"):
         run(archive, [str(dcmread(path).StudyInstanceUID)], tmp_path / "out", dicomdir=True)
-    (record,) = (record for record in caplog.records if record.name == "angiovault.archive.exporting")
+    (record,) = (record for record in caplog.records if record.name == "angiovault.archive.exchange.exporting")
     assert record.levelno == level
     assert text in record.getMessage()
 

@@ -18,10 +18,10 @@ from pydicom.data import get_testdata_file
 
 from angiovault.archive import filemeta
 from angiovault.archive.archive import Archive
-from angiovault.archive.import_sources import find_sources
-from angiovault.archive.importing import Imported, count_files, import_paths
+from angiovault.archive.exchange.import_sources import find_sources
+from angiovault.archive.exchange.importing import Imported, count_files, import_paths
+from angiovault.archive.finding.selection import Selection, StoredInstance, instances, versions
 from angiovault.archive.models import Study
-from angiovault.archive.selection import Selection, StoredInstance, instances, versions
 from angiovault.archive.store import NoRoom, StorageError
 from angiovault.archive.verifying import verify
 from angiovault.config import IndexURL

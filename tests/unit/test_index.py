@@ -14,6 +14,7 @@ import peewee
 import pymysql
 import pytest
 
+from angiovault.archive.finding.selection import Selection, conflicts, instances, versions
 from angiovault.archive.header import Header
 from angiovault.archive.index import (
     CONFLICT,
@@ -26,7 +27,6 @@ from angiovault.archive.index import (
     IndexUnavailable,
 )
 from angiovault.archive.models import Folder, Instance, Patient, PatientName, Series, Study, StudyPerson
-from angiovault.archive.selection import Selection, conflicts, instances, versions
 from angiovault.indexurl import IndexURL
 from harness.mariadb import MariaDB
 from harness.waiting import wait_until

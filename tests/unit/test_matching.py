@@ -3,7 +3,7 @@
 import pytest
 
 from angiovault.archive import elements
-from angiovault.archive.matching import Key, all_match, combined
+from angiovault.archive.finding.matching import Key, all_match, combined
 
 TAG = 0x00100010
 DATE, TIME = 0x00080021, 0x00080031

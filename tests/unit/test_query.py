@@ -10,12 +10,13 @@ import pytest
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import SecondaryCaptureImageStorage as SC
 
-from angiovault.archive import elements, models, query
+from angiovault.archive import elements, models
 from angiovault.archive.elements import Element, dictionary_vr
+from angiovault.archive.finding import query
+from angiovault.archive.finding.matching import Key
+from angiovault.archive.finding.query import Match, Query, TooManyMatches, find
 from angiovault.archive.index import Index
-from angiovault.archive.matching import Key
 from angiovault.archive.models import Study
-from angiovault.archive.query import Match, Query, TooManyMatches, find
 from angiovault.config import IndexURL
 from harness.instances import NAMES, entry, instance, sequence
 from harness.mariadb import MariaDB

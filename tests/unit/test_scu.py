@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 from pydicom.filereader import read_dataset
 
-from angiovault.archive.matching import Key
-from angiovault.archive.selection import Selection
+from angiovault.archive.finding.matching import Key
+from angiovault.archive.finding.selection import Selection
 from angiovault.devices import Device
 from angiovault.dimse import messages, scu
 from angiovault.dimse.endings import AssociationEnded, ProtocolError, TimedOut

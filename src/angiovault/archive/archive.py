@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
 from angiovault.archive.choices import Choices
+from angiovault.archive.finding.selection import StoredInstance
 from angiovault.archive.header import DatasetScanner, Header
 from angiovault.archive.index import (
     CONFLICT,
@@ -31,7 +32,6 @@ from angiovault.archive.index import (
 )
 from angiovault.archive.journal import Journals
 from angiovault.archive.reception import DatasetMismatch, Receipt, Reception
-from angiovault.archive.selection import StoredInstance
 from angiovault.archive.store import NotMounted, StorageError, Store, as_storage_error
 from angiovault.indexurl import IndexURL
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 from peewee import IntegrityError, fn
 
 from angiovault.archive.archive import Archive
+from angiovault.archive.finding.selection import StoredInstance, versions_of
 from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.models import Commitment
-from angiovault.archive.selection import StoredInstance, versions_of
 from angiovault.archive.verifying import sound
 
 WAITING: Final = "waiting"

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
-from angiovault.archive.conversion import ConversionError
+from angiovault.archive.conversion.converter import ConversionError
 
 UNDEFINED: Final = 0xFFFFFFFF
 ITEM: Final = 0xFFFEE000

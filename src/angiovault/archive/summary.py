@@ -10,10 +10,10 @@ from peewee import fn
 
 from angiovault.archive import commitments, refusals
 from angiovault.archive.archive import Archive
+from angiovault.archive.finding.selection import conflicts
 from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.models import Instance, Patient, Study
 from angiovault.archive.scrubbing import Scrubber
-from angiovault.archive.selection import conflicts
 from angiovault.archive.store import StorageError
 from angiovault.indexurl import IndexURL
 

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta, layout
+from angiovault.archive.finding.selection import StoredInstance
 from angiovault.archive.index import Index
 from angiovault.archive.models import Folder, Instance
-from angiovault.archive.selection import StoredInstance
 from angiovault.archive.store import Store
 
 _CHUNK: Final = 1 << 20

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from angiovault.archive import answers, elements
+from angiovault.archive import elements
 from angiovault.archive.archive import Archive
 from angiovault.archive.attributes import WANTED
 from angiovault.archive.elements import SPECIFIC_CHARACTER_SET, Element, Elements, EncodingError, Tree, dictionary_vr
+from angiovault.archive.finding import answers
+from angiovault.archive.finding.matching import Key
+from angiovault.archive.finding.query import LEVELS, Match, Query, TooManyMatches, find, supported
+from angiovault.archive.finding.rows import COMPUTED
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.matching import Key
-from angiovault.archive.query import LEVELS, Match, Query, TooManyMatches, find, supported
-from angiovault.archive.rows import COMPUTED
 from angiovault.archive.store import StorageError
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.acceptance import COMBINED_DATETIME

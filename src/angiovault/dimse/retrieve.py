@@ -10,9 +10,9 @@ from typing import BinaryIO, Final, TypedDict
 
 from angiovault.archive import elements
 from angiovault.archive.archive import Archive
-from angiovault.archive.conversion import ConversionError, Converter, convertible
+from angiovault.archive.conversion.converter import ConversionError, Converter, convertible
+from angiovault.archive.finding.selection import Selection, StoredInstance, instances
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.selection import Selection, StoredInstance, instances
 from angiovault.archive.store import StorageError
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, sop_classes

@@ -18,8 +18,9 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from angiovault.archive import filemeta, reencoding
-from angiovault.archive.conversion import (
+from angiovault.archive import filemeta
+from angiovault.archive.conversion import reencoding
+from angiovault.archive.conversion.converter import (
     DEFLATED,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,

@@ -17,8 +17,13 @@ from typing import BinaryIO, Final
 from pydicom.encaps import itemize_fragment
 from pydicom.pixels.decoders.base import get_decoder
 
-from angiovault.archive.code_streams import CodeStream, decode_code_stream, read_code_stream, starts_code_stream
-from angiovault.archive.conversion import (
+from angiovault.archive.conversion.code_streams import (
+    CodeStream,
+    decode_code_stream,
+    read_code_stream,
+    starts_code_stream,
+)
+from angiovault.archive.conversion.converter import (
     DEFLATED_IMAGE_FRAME,
     ENCAPSULATED_UNCOMPRESSED,
     RLE_LOSSLESS,

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from angiovault.archive import conditions, elements, matching
+from angiovault.archive import elements
 from angiovault.archive.attributes import WANTED
 from angiovault.archive.elements import Elements
+from angiovault.archive.finding import conditions, matching
+from angiovault.archive.finding.matching import Key, Range
+from angiovault.archive.finding.rows import COMPUTED, Rows
 from angiovault.archive.index import Index
-from angiovault.archive.matching import Key, Range
-from angiovault.archive.rows import COMPUTED, Rows
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from typing import BinaryIO, Final
 
 from pydicom.uid import UID
 
-from angiovault.archive.conversion import ENCAPSULATED, ConversionError
+from angiovault.archive.conversion.converter import ENCAPSULATED, ConversionError
+from angiovault.archive.conversion.pixel_frames import Image, native_frames, read_image
 from angiovault.archive.data_set_walk import (
     BITS_ALLOCATED,
     IMPLICIT,
@@ -38,7 +39,6 @@ from angiovault.archive.data_set_walk import (
     tag_name,
     walk,
 )
-from angiovault.archive.pixel_frames import Image, native_frames, read_image
 
 _LENGTH_TO_END: Final = 0x00080001
 _EXTENDED_OFFSET_TABLES: Final = (0x7FE00001, 0x7FE00002)

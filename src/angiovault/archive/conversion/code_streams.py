@@ -15,7 +15,7 @@ from typing import Final
 
 import gdcm
 
-from angiovault.archive.conversion import JPEG, ConversionError
+from angiovault.archive.conversion.converter import JPEG, ConversionError
 
 _JPEG_2000_START: Final = b"\xff\x4f\xff\x51"
 _JP2_SIGNATURE: Final = b"\0\0\0\x0cjP  "

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from angiovault.archive import filemeta
-from angiovault.archive.conversion import ConversionError
+from angiovault.archive.conversion.converter import ConversionError
 from angiovault.archive.data_set_walk import BIG_ENDIAN, EXPLICIT, IMPLICIT, Kind, walk
-from angiovault.archive.own_storage import lies_in, objection
+from angiovault.archive.exchange.own_storage import lies_in, objection
 from angiovault.archive.store import Store
 
 SKIPPED: Final = "skipped"

@@ -14,18 +14,18 @@ from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
 from angiovault.archive.archive import Archive, DatasetMismatch, Receipt
-from angiovault.archive.filemeta import FileMeta
-from angiovault.archive.header import DatasetScanner
-from angiovault.archive.import_sources import (
+from angiovault.archive.exchange.import_sources import (
     FAILED,
     MEDIA_STORAGE_DIRECTORY,
     SKIPPED,
     Source,
     find_sources,
 )
-from angiovault.archive.imported_before import ImportedBefore
+from angiovault.archive.exchange.imported_before import ImportedBefore
+from angiovault.archive.filemeta import FileMeta
+from angiovault.archive.finding.selection import versions
+from angiovault.archive.header import DatasetScanner
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.selection import versions
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from typing import BinaryIO, Final, cast
 
 from angiovault.archive import layout
 from angiovault.archive.archive import Archive
-from angiovault.archive.dicomdir import Directory, further_keys
 from angiovault.archive.durable import fsync_directory
+from angiovault.archive.exchange.dicomdir import Directory, further_keys
+from angiovault.archive.exchange.own_storage import lies_in
+from angiovault.archive.finding.selection import Selection, StoredInstance, instances
 from angiovault.archive.header import DatasetScanner, Header, HeaderError
-from angiovault.archive.own_storage import lies_in
-from angiovault.archive.selection import Selection, StoredInstance, instances
 from angiovault.archive.store import NotMounted, StorageError
 from angiovault.archive.verifying import sound
 

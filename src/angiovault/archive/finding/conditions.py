@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import peewee
 
-from angiovault.archive.matching import Key, Range
+from angiovault.archive.finding.matching import Key, Range
+from angiovault.archive.finding.rows import MODALITIES_IN_STUDY
 from angiovault.archive.models import Instance, Patient, PatientName, Series, Study, StudyPerson
-from angiovault.archive.rows import MODALITIES_IN_STUDY
 
 _PATIENT_NAME: Final = 0x00100010
 _PATIENT_ID: Final = 0x00100020

@@ -190,7 +190,7 @@ class _Worker:
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "angiovault.archive.codec_worker"],
+                [sys.executable, "-P", "-m", "angiovault.archive.conversion.worker"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

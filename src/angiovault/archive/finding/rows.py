@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import peewee
 
-from angiovault.archive import answers, elements
+from angiovault.archive import elements
 from angiovault.archive.elements import SPECIFIC_CHARACTER_SET, Elements
+from angiovault.archive.finding import answers
 from angiovault.archive.models import Instance, Patient, Series, Study, StudyPerson
 
 MODALITIES_IN_STUDY: Final = 0x00080061

@@ -1,0 +1,1 @@
+"""Files in and out without a network: import and export."""

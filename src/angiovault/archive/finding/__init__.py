@@ -1,0 +1,1 @@
+"""Answers to queries: which entities match, and what is said of them."""
