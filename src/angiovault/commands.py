@@ -123,7 +123,7 @@ def status(args: argparse.Namespace) -> int:
 def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
     counts, commitment = found["counts"], found["commitment"]
     lines = [
-        f"service      {'running' if found['running'] else 'not running'}, {config.ae_title} port {config.port}",
+        f"service      {'running' if found['running'] else 'not running'}",
         f"storage      {config.storage}: {found['storage']}",
         f"free         {found['free_bytes'] / 1e9:.1f} GB" if found["free_bytes"] is not None else "free         ?",
         f"index        {config.index_url.redacted()}: {found['index']}",
@@ -133,8 +133,11 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
             f"holds        {counts['patients']} patients, {counts['studies']} studies, {counts['series']} series, "
             f"{counts['instances']} instances, {counts['bytes'] / 1e9:.2f} GB"
         )
-        lines.append(f"conflicts    {counts['conflicts']}")
-    lines.append(f"journal      {found['journal']} instances wait for the index")
+        lines.append(
+            f"conflicts    {counts['conflicts']} instances came with several contents, "
+            f"{counts['studies_with_several_patients']} studies with several patients"
+        )
+    lines.append(f"journal      {found['journal']} instances wait for the index, {found['set_aside']} it does not take")
     lines.append(f"commitment   {commitment.get('waiting', 0)} wait, {commitment.get('delivered', 0)} delivered")
     lines += [
         f"             {item['transaction_uid']} of {item['requestor']}: {item['instances']} instances, "

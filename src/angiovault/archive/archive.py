@@ -188,7 +188,9 @@ class Archive:
             When nothing can be taken in.
         """
         self.check()
-        return Reception(self, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
+        return Reception(
+            self.store, self.add, self.turn, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received
+        )
 
     def turn(self, study_instance_uid: str) -> threading.Lock:
         """Return the lock under which an instance of a study gets its time of receipt and its row.

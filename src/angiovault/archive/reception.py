@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from angiovault.archive import filemeta, layout
 from angiovault.archive.header import DatasetScanner, Header
 from angiovault.archive.index import Entry
-from angiovault.archive.store import Incoming
+from angiovault.archive.store import Store
 from angiovault.archive.verifying import digest_of
-
-if TYPE_CHECKING:
-    from angiovault.archive.archive import Archive
 
 log = logging.getLogger(__name__)
 
@@ -36,25 +34,39 @@ class Receipt:
 
 
 class Reception:
-    """One instance on its way in; a context manager that leaves nothing behind unless `finish` has returned."""
+    """One instance on its way in; a context manager that leaves nothing behind unless `finish` has returned.
+
+    Parameters
+    ----------
+    store : Store
+        Where the file is kept.
+    add : Callable
+        Makes the file findable, durably, and returns what became of it, see `Archive.add`.
+    turn : Callable
+        Returns the lock of a study, see `Archive.turn`.
+    sop_class_uid, sop_instance_uid, transfer_syntax, calling, received : str
+        What is said of the instance, see `Archive.receive`.
+    """
 
     def __init__(
         self,
-        archive: Archive,
+        store: Store,
+        add: Callable[[Entry], str],
+        turn: Callable[[str], Lock],
         sop_class_uid: str,
         sop_instance_uid: str,
         transfer_syntax: str,
         calling: str,
         received: str,
     ) -> None:
-        self._archive = archive
+        self._store = store
+        self._add = add
+        self._turn = turn
         self._sop_class_uid = sop_class_uid
         self._sop_instance_uid = sop_instance_uid
         self._calling = calling
         self._scanner = DatasetScanner(transfer_syntax)
-        self._incoming: Incoming = archive.store.begin(
-            sop_class_uid, sop_instance_uid, transfer_syntax, calling, received
-        )
+        self._incoming = store.begin(sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
 
     def __enter__(self) -> Reception:
         return self
@@ -96,14 +108,14 @@ class Reception:
             )
         incoming = self._incoming
         incoming.write_back()
-        with self._archive.turn(header.study_instance_uid):
+        with self._turn(header.study_instance_uid):
             digest = incoming.seal()
             place = layout.place(header, digest)
             received, calling = incoming.received, self._calling
             if not incoming.settle(place):
                 received, calling = self._twin(place, digest) or (received, calling)
             entry = Entry(header, digest, incoming.size, place, received, calling)
-            return Receipt(self._archive.add(entry), header, digest, incoming.size, place)
+            return Receipt(self._add(entry), header, digest, incoming.size, place)
 
     def _twin(self, place: PurePosixPath, digest: str) -> tuple[str, str] | None:
         """Return time of receipt and sender of the file which is there already and stands for this one.
@@ -112,12 +124,12 @@ class Reception:
         If that file is damaged it is put aside, this one takes its place, and None is returned.
         """
         try:
-            with (self._archive.store.root / place).open("rb") as file:
+            with (self._store.root / place).open("rb") as file:
                 meta = filemeta.read(file)
                 if meta.digest == digest and digest_of(file) == digest:
                     return meta.received, meta.calling
         except (OSError, filemeta.NotDicom) as error:
             log.error("%s cannot be read: %s", place, error)
         log.error("%s is damaged and was replaced by what was received again", place)
-        self._archive.store.replace_damaged(self._incoming.path, place)
+        self._store.replace_damaged(self._incoming.path, place)
         return None
