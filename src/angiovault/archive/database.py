@@ -110,6 +110,13 @@ class Database:
             hint = "; the file is damaged: move it away, the index is rebuilt from the files" if _damaged(error) else ""
             raise IndexUnavailable(f"the index ({self.url.redacted()}) cannot be used: {error}{hint}") from error
 
+    def execute(self, statement: str, *values: Any) -> Any:
+        """Execute a statement with ``?`` for values, within a session, and return its cursor.
+
+        For what is done with every instance: there peewee would spend most of the time on writing the same SQL anew.
+        """
+        return self.database.execute_sql(statement.replace("?", "%s") if self.engine == "mysql" else statement, values)
+
     def transaction(self) -> Any:
         """Return a transaction as a context manager."""
         # IMMEDIATE: a read that becomes a write may not fail because another process wrote in between.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 import peewee
 
@@ -75,6 +75,40 @@ class Entry:
     def content(self) -> str:
         """Key of the content, see `layout.content_key`."""
         return layout.content_key(self.header.transfer_syntax, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownStudy:
+    """What adding an instance needs to know of its study's row."""
+
+    id: int
+    person: str
+    patients_differ: int
+    modalities: str
+    sop_classes: str
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownSeries:
+    """What adding an instance needs to know of its series' row."""
+
+    id: int
+    instance_count: int
+
+
+_SELECT_STUDY: Final = "SELECT id, person, patients_differ, modalities, sop_classes FROM study WHERE uid = ?"
+_INSERT_INSTANCE: Final = (
+    "INSERT INTO instance (uid, version, content, current, series_id, sop_class, transfer_syntax, instance_number, "
+    "digest, size, folder_id, file, received, calling, complete, head) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_COUNT_IN_SERIES: Final = (
+    "UPDATE series SET instance_count = instance_count + 1, byte_count = byte_count + ? WHERE id = ?"
+)
+_COUNT_IN_STUDY: Final = (
+    "UPDATE study SET instance_count = instance_count + 1, byte_count = byte_count + ?, "
+    "series_count = series_count + ? WHERE id = ?"
+)
 
 
 class Index(Database):
@@ -154,35 +188,34 @@ class Index(Database):
 
     def _add(self, entry: Entry) -> str:
         header = entry.header
-        known = list(
-            Instance.select(Instance.version, Instance.content)
-            .where(Instance.uid == header.sop_instance_uid)
-            .tuples()
-        )
+        known = self.execute(
+            "SELECT version, content FROM instance WHERE uid = ?", header.sop_instance_uid
+        ).fetchall()
         if any(content == entry.content for _, content in known):
             return DUPLICATE
         current = not known
         patient = self._patient(header)
         study = self._study(entry, patient)
         series = self._series(header, study.id)
-        Instance.insert(
-            uid=header.sop_instance_uid,
-            version=1 + max((version for version, _ in known), default=0),
-            content=entry.content,
-            current=int(current),
-            series_id=series.id,
-            sop_class=header.sop_class_uid,
-            transfer_syntax=header.transfer_syntax,
-            instance_number=_bounded(header.integer(0x00200013)),
-            digest=entry.digest,
-            size=entry.size,
-            folder_id=self._folder(str(entry.place.parent)),
-            file=entry.place.name,
-            received=entry.received,
-            calling=ascii_code(entry.calling),
-            complete=int(header.complete),
-            head=header.encoded(_TAGS["IMAGE"]),
-        ).execute()
+        self.execute(
+            _INSERT_INSTANCE,
+            header.sop_instance_uid,
+            1 + max((version for version, _ in known), default=0),
+            entry.content,
+            int(current),
+            series.id,
+            header.sop_class_uid,
+            header.transfer_syntax,
+            _bounded(header.integer(0x00200013)),
+            entry.digest,
+            entry.size,
+            self._folder(str(entry.place.parent)),
+            entry.place.name,
+            entry.received,
+            ascii_code(entry.calling),
+            int(header.complete),
+            header.encoded(_TAGS["IMAGE"]),
+        )
         if current:
             self._count(study, series, header, entry.size)
         return STORED if current else CONFLICT
@@ -197,11 +230,11 @@ class Index(Database):
         else:
             identity = f"study {header.study_instance_uid}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        row = Patient.select(Patient.id).where(Patient.identity == digest).tuples().first()
+        row = self.execute("SELECT id FROM patient WHERE identity = ?", digest).fetchone()
         if row:
             number = int(row[0])
-            known = PatientName.select(PatientName.name).where(PatientName.patient_id == number)
-            have = {name for (name,) in known.tuples()}
+            known = self.execute("SELECT name FROM patient_name WHERE patient_id = ?", number)
+            have = {name for (name,) in known.fetchall()}
         else:
             number = Patient.insert(
                 identity=digest,
@@ -214,16 +247,17 @@ class Index(Database):
             PatientName.insert(patient_id=number, name=name).execute()
         return number
 
-    def _study(self, entry: Entry, patient: int) -> Any:
+    def _study(self, entry: Entry, patient: int) -> _KnownStudy:
         header = entry.header
         person = hashlib.sha256(
             repr((patient, sorted(names.name_keys(_raw(header, 0x00100010), _label(header))))).encode()
         ).hexdigest()
-        known = Study.select().where(Study.uid == header.study_instance_uid)
         # Counts and lists of a study are changed by one process at a time.
-        study = (known.for_update() if self.engine == "mysql" else known).first()
+        lock = " FOR UPDATE" if self.engine == "mysql" else ""
+        row = self.execute(_SELECT_STUDY + lock, header.study_instance_uid).fetchone()
+        study = None if row is None else _KnownStudy(*row)
         if study is None:
-            study = Study.create(
+            number = Study.insert(
                 uid=header.study_instance_uid,
                 patient_id=patient,
                 person=person,
@@ -240,52 +274,49 @@ class Index(Database):
                 byte_count=0,
                 received=entry.received,
                 head=header.encoded(_TAGS["PATIENT"] | _TAGS["STUDY"]),
-            )
+            ).execute()
+            study = _KnownStudy(number, person, 0, "", "")
         elif study.person != person and not study.patients_differ:
-            study.patients_differ = 1
             Study.update(patients_differ=1).where(Study.id == study.id).execute()
-        pair = (StudyPerson.study_id == study.id) & (StudyPerson.patient_id == patient)
-        if not StudyPerson.select(StudyPerson.id).where(pair).exists():
+        pair = "SELECT id FROM study_person WHERE study_id = ? AND patient_id = ?"
+        if self.execute(pair, study.id, patient).fetchone() is None:
             StudyPerson.insert(study_id=study.id, patient_id=patient).execute()
         return study
 
-    def _series(self, header: Header, study: int) -> Any:
-        found = (Series.uid == header.series_instance_uid) & (Series.study_id == study)
-        series = Series.select().where(found).first()
-        if series is None:
-            series = Series.create(
-                study_id=study,
-                uid=header.series_instance_uid,
-                modality=_modality(header),
-                series_number=_bounded(header.integer(0x00200011)),
-                description=key_of(header, 0x0008103E),
-                instance_count=0,
-                byte_count=0,
-                head=header.encoded(_TAGS["SERIES"]),
-            )
-        return series
+    def _series(self, header: Header, study: int) -> _KnownSeries:
+        found = "SELECT id, instance_count FROM series WHERE uid = ? AND study_id = ?"
+        row = self.execute(found, header.series_instance_uid, study).fetchone()
+        if row is not None:
+            return _KnownSeries(*row)
+        number = Series.insert(
+            study_id=study,
+            uid=header.series_instance_uid,
+            modality=_modality(header),
+            series_number=_bounded(header.integer(0x00200011)),
+            description=key_of(header, 0x0008103E),
+            instance_count=0,
+            byte_count=0,
+            head=header.encoded(_TAGS["SERIES"]),
+        ).execute()
+        return _KnownSeries(number, 0)
 
     def _folder(self, path: str) -> int:
         digest = hashlib.sha256(path.encode()).hexdigest()
-        row = Folder.select(Folder.id).where(Folder.digest == digest).tuples().first()
+        row = self.execute("SELECT id FROM folder WHERE digest = ?", digest).fetchone()
         return int(row[0]) if row else int(Folder.insert(digest=digest, path=path).execute())
 
-    def _count(self, study: Any, series: Any, header: Header, size: int) -> None:
+    def _count(self, study: _KnownStudy, series: _KnownSeries, header: Header, size: int) -> None:
         """Add one current instance to the counts and lists of its study and series."""
-        Series.update(instance_count=Series.instance_count + 1, byte_count=Series.byte_count + size).where(
-            Series.id == series.id
-        ).execute()
-        changes: dict[str, Any] = {
-            "instance_count": Study.instance_count + 1,
-            "byte_count": Study.byte_count + size,
-        }
-        if series.instance_count == 0:
-            changes["series_count"] = Study.series_count + 1
+        self.execute(_COUNT_IN_SERIES, size, series.id)
+        self.execute(_COUNT_IN_STUDY, size, int(series.instance_count == 0), study.id)
+        changes = {}
         for column, value in (("modalities", _modality(header).upper()), ("sop_classes", header.sop_class_uid)):
-            listed = getattr(study, column).split("\\") if getattr(study, column) else []
+            text = getattr(study, column)
+            listed = text.split("\\") if text else []
             if value and value not in listed and len(listed) < _MOST_LISTED:
                 changes[column] = "\\".join([*listed, value])
-        Study.update(**changes).where(Study.id == study.id).execute()
+        if changes:
+            Study.update(**changes).where(Study.id == study.id).execute()
 
     # ---- choosing between versions
 
