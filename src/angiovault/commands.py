@@ -125,7 +125,7 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
     lines = [
         f"service      {'running' if found['running'] else 'not running'}",
         f"storage      {config.storage}: {found['storage']}",
-        f"free         {found['free_bytes'] / 1e9:.1f} GB" if found["free_bytes"] is not None else "free         ?",
+        "free         " + ("?" if found["free_bytes"] is None else f"{max(0, found['free_bytes']) / 1e9:.1f} GB"),
         f"index        {config.index_url.redacted()}: {found['index']}",
     ]
     if counts:

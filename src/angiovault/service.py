@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 2.0
+_SETTLE_SECONDS: Final = 1.0
 
 
 class StartError(Exception):
@@ -115,9 +116,10 @@ def serve(config: Config, config_file: Path | None) -> None:
         held.try_to_hold(starting=True)
         service = Service(config, archive, DeviceBook(config_file))
         port = service.start()
+        service.settle()
         print(f"ready: {config.ae_title}@{config.bind}:{port}", flush=True)
         print(_how_to(config, port), flush=True)
-        busy = False
+        busy = True
         while not stop.wait(0 if busy else _LOOK_SECONDS):
             if not held.is_held:
                 held.try_to_hold()
@@ -243,6 +245,12 @@ class Service:
             raise StartError(
                 f"cannot listen on {bind} port {port}: {error.strerror}; is another program using it?"
             ) from error
+
+    def settle(self) -> None:
+        """Begin to rebuild an incomplete index, and wait a moment for it: that of a small archive is soon there."""
+        self.look_after()
+        if self._rebuilding is not None:
+            self._rebuilding.join(_SETTLE_SECONDS)
 
     def look_after(self) -> bool:
         """Let the index catch up with what came while it was away; return whether there is more to do at once."""

@@ -16,7 +16,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from faults import instances
-from harness.dcmtk import echoscu, storescu
+from harness.dcmtk import echoscu, findscu, storescu
 from harness.processes import program
 from harness.service import Service
 from harness.waiting import wait_until
@@ -157,3 +157,26 @@ def test_commands_that_come_upon_the_same_new_folder_make_one_archive(tmp_path: 
     assert len(done) == 4
     assert len(list(place.storage.rglob("*.dcm"))) == 3
     place.cli("status")
+
+
+def test_a_small_archive_without_its_index_is_answered_from_once_it_is_ready(tmp_path: Path) -> None:
+    source = tmp_path / "sent"
+    for number in range(3):
+        instances.make(source, number=number)
+    with Service(tmp_path, unknown_devices="all") as running:
+        storescu(running.peer, sorted(source.iterdir())).ok()
+        running.stop()
+        for part in tmp_path.glob("archive.index.sqlite3*"):
+            part.unlink()
+        running.start()
+        found = findscu(running.peer, ["QueryRetrieveLevel=STUDY", "StudyInstanceUID"])
+        assert found.final.status == 0
+        assert found.data_sets
+
+
+def test_nobody_else_can_read_the_index(tmp_path: Path) -> None:
+    with Service(tmp_path) as running:
+        storescu(running.peer, [instances.make(tmp_path / "sent", number=1)]).ok()
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("archive.index.sqlite3*")}
+        assert modes
+        assert all(mode & 0o007 == 0 for mode in modes.values()), modes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -256,6 +257,10 @@ class Database:
 
     def _migrate(self) -> None:
         new_file = self.url.path is not None and not self.url.path.exists()
+        if new_file and self.url.path is not None:
+            # It names patients: nobody else reads it. SQLite gives its log files the same mode, and says what is wrong.
+            with contextlib.suppress(OSError):
+                os.close(os.open(self.url.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         newest = len(schema.MIGRATIONS)
         with self.session() as database:
             if self._version(database) != newest:

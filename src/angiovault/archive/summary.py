@@ -29,7 +29,7 @@ def summary(
     found: dict[str, Any] = {
         "running": is_running(archive),
         "storage": "ready",
-        "index": "ready",
+        "index": "not looked at",
         "free_bytes": None,
         "total_bytes": None,
         "journal": 0,
@@ -78,6 +78,7 @@ def _look_at_index(archive: Archive, found: dict[str, Any]) -> Iterator[str]:
         found["commitments_waiting"] = commitments.waiting(archive.index)
         found["refusals"] = refusals.listed(archive.index)
         archive.index.require_complete()
+        found["index"] = "ready"
     except IndexUnavailable as error:
         found["index"] = str(error)
         yield str(error)

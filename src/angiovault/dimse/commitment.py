@@ -184,7 +184,7 @@ class Worker:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        begun = False
+        begun, said = False, ""
         while not self._stopping.is_set():
             self._wake.clear()
             pause: float | None = _RETRY_WHEN_AWAY
@@ -194,8 +194,11 @@ class Worker:
                     commitments.retry_all(index)
                     begun = True
                 pause = self._work(index)
+                said = ""
             except (IndexUnavailable, StorageError) as error:
-                log.warning("storage commitment waits: %s", error)
+                if str(error) != said:
+                    log.warning("storage commitment waits: %s", error)
+                said = str(error)
             except Exception:
                 log.exception("storage commitment failed, next try in %d s", _RETRY_WHEN_AWAY)
             self._wake.wait(pause)

@@ -148,10 +148,12 @@ def answer(association: Association, message: Message, archive: Archive, ae_titl
         identifier = read_identifier(message, context, sop_classes.FIND[context.abstract_syntax])
         count, status = _answer_matches(association, message, archive, ae_title, context, identifier)
     except IdentifierError as error:
+        association.tally["refused"] += 1
         log.warning("refused a query of %s: %s", association, error)
         association.respond(message, error.status, comment=str(error))
         return
     except (IndexUnavailable, StorageError, TooManyMatches) as error:
+        association.tally["refused"] += 1
         log.warning("cannot answer a query of %s: %s", association, error)
         association.respond(message, messages.OUT_OF_RESOURCES, comment=str(error))
         return

@@ -231,10 +231,12 @@ def _retrieve(
         identifier = read_identifier(message, context, models[context.abstract_syntax])
         wanted = instances(services.archive.ready_index(), selection_of(identifier))
     except IdentifierError as error:
+        association.tally["refused"] += 1
         log.warning("refused a retrieval of %s: %s", association, error)
         association.respond(message, error.status, comment=str(error))
         return
     except (IndexUnavailable, StorageError) as error:
+        association.tally["refused"] += 1
         log.warning("cannot retrieve for %s: %s", association, error)
         association.respond(message, messages.UNABLE_TO_COUNT_MATCHES, comment=str(error))
         return
