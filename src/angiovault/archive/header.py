@@ -47,6 +47,11 @@ _WIDTHS.update(dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), "Q"))
 _INFLATING_STEP: Final = 64 << 10
 
 
+def is_uid(text: str) -> bool:
+    """Return whether a text is a UID (PS3.5 9.1); leading zeros and empty components, which devices do send, pass."""
+    return bool(_UID.fullmatch(text))
+
+
 class HeaderError(ValueError):
     """The identifying head of a data set cannot be read."""
 
@@ -209,7 +214,7 @@ class DatasetScanner:
             return "is empty"
         if len(uid) > 64:
             return f"is no UID: {len(uid)} characters, more than 64"
-        return "" if _UID.fullmatch(uid) else f"is no UID: {uid!a}"
+        return "" if is_uid(uid) else f"is no UID: {uid!a}"
 
     def _suspicion(self) -> str:
         """Name the usual reason why nothing can be read: the other VR encoding than the one declared."""

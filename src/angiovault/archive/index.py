@@ -194,8 +194,9 @@ class Index(Database):
         if any(content == entry.content for _, content in known):
             return DUPLICATE
         current = not known
-        patient = self._patient(header)
-        study = self._study(entry, patient)
+        found = names.name_keys(_raw(header, 0x00100010), _label(header))
+        patient = self._patient(header, found)
+        study = self._study(entry, patient, found)
         series = self._series(header, study.id)
         self.execute(
             _INSERT_INSTANCE,
@@ -220,8 +221,8 @@ class Index(Database):
             self._count(study, series, header, entry.size)
         return STORED if current else CONFLICT
 
-    def _patient(self, header: Header) -> int:
-        keys = {key[:_KEY_LENGTH] for key in names.name_keys(_raw(header, 0x00100010), _label(header))}
+    def _patient(self, header: Header, name_keys: set[str]) -> int:
+        keys = {key[:_KEY_LENGTH] for key in name_keys}
         patient_id = key_of(header, 0x00100020)
         if patient_id:
             identity = f"id {patient_id} {key_of(header, _ISSUER_OF_PATIENT_ID)}"
@@ -247,11 +248,9 @@ class Index(Database):
             PatientName.insert(patient_id=number, name=name).execute()
         return number
 
-    def _study(self, entry: Entry, patient: int) -> _KnownStudy:
+    def _study(self, entry: Entry, patient: int, name_keys: set[str]) -> _KnownStudy:
         header = entry.header
-        person = hashlib.sha256(
-            repr((patient, sorted(names.name_keys(_raw(header, 0x00100010), _label(header))))).encode()
-        ).hexdigest()
+        person = hashlib.sha256(repr((patient, sorted(name_keys))).encode()).hexdigest()
         # Counts and lists of a study are changed by one process at a time.
         lock = " FOR UPDATE" if self.engine == "mysql" else ""
         row = self.execute(_SELECT_STUDY + lock, header.study_instance_uid).fetchone()

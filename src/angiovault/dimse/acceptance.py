@@ -25,7 +25,6 @@ from angiovault.dimse.negotiation import (
 )
 from angiovault.dimse.wire import SMALLEST_PEER_PDU
 
-RELATIONAL: Final = 0
 COMBINED_DATETIME: Final = 1
 _MOST_SHOWN: Final = 8
 _STORAGE_LEVEL: Final = bytes([2, 0, 3, 0, 0, 0])

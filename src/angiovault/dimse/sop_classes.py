@@ -12,10 +12,10 @@ from typing import Final
 from pydicom._uid_dict import UID_dictionary
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
+from angiovault.archive.header import is_uid
+
 IMPLICIT_VR_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_VR_LE: Final = "1.2.840.10008.1.2.1"
-EXPLICIT_VR_BE: Final = "1.2.840.10008.1.2.2"
-DEFLATED_EXPLICIT_VR_LE: Final = "1.2.840.10008.1.2.1.99"
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT_PUSH: Final = "1.2.840.10008.1.20.1"
@@ -67,7 +67,6 @@ PRIVATE_NOT_STORAGE: Final = frozenset(
 """Private classes of services that are not storage; every other UID outside the standard's root may be one."""
 
 _LONGEST_UID: Final = 64
-_UID: Final = re.compile(r"[0-9][0-9.]*")
 
 _NOT_FOR_FILES: Final = re.compile(r"JPIP|SMPTE|MIME|XML")
 
@@ -93,11 +92,6 @@ def is_storage(uid: str) -> bool:
     if f"{uid}.".startswith("1.2.840.10008."):
         return uid in STORAGE
     return is_uid(uid) and uid not in PRIVATE_NOT_STORAGE
-
-
-def is_uid(text: str) -> bool:
-    """Return whether a text is a UID (PS3.5 9.1); leading zeros and empty components, which devices do send, pass."""
-    return len(text) <= _LONGEST_UID and bool(_UID.fullmatch(text))
 
 
 def is_lossless(transfer_syntax: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from angiovault.archive.archive import Archive, DatasetMismatch, Receipt
-from angiovault.archive.header import HeaderError
+from angiovault.archive.header import HeaderError, is_uid
 from angiovault.archive.store import StorageError
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.association import Association
@@ -43,7 +43,7 @@ def _store(association: Association, message: Message, context: Context, archive
         return messages.NOT_AUTHORISED, "the caller may not store"
     if not message.command.has_data_set:
         return messages.CANNOT_UNDERSTAND, "the request has no data set"
-    if not sop_classes.is_uid(sop_instance):
+    if not is_uid(sop_instance):
         return messages.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID"
     try:
         with archive.receive(sop_class, sop_instance, context.transfer_syntax, association.calling) as reception:

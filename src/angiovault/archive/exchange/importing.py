@@ -24,7 +24,7 @@ from angiovault.archive.exchange.import_sources import (
 from angiovault.archive.exchange.imported_before import ImportedBefore
 from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
-from angiovault.archive.header import DatasetScanner
+from angiovault.archive.header import DatasetScanner, is_uid
 from angiovault.archive.index import IndexUnavailable
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 DONE_BEFORE: Final = "done before"
 
 _CHUNK: Final = 1 << 20
-_UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
 
@@ -144,7 +143,7 @@ def _take(archive: Archive, file: BinaryIO) -> Receipt:
     if meta.sop_class_uid == MEDIA_STORAGE_DIRECTORY:
         raise _NoInstance("a DICOMDIR")
     uids = meta.sop_class_uid, meta.sop_instance_uid
-    if not all(map(_UID.fullmatch, uids)):
+    if not all(map(is_uid, uids)):
         uids = _uids_of_data_set(file, meta)
     try:
         return _copy(archive, file, meta, uids)
