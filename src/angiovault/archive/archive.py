@@ -62,6 +62,7 @@ class Archive:
         self.journals = Journals(self.store.private)
         self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
         self._catching_up = threading.Lock()
+        self._recalls = 0
         self._turns = [threading.Lock() for _ in range(_TURNS)]
 
     # ---- being open
@@ -133,8 +134,10 @@ class Archive:
             raise NotMounted(self._closed)
         self.store.check_mounted()
 
-    def open_index(self) -> Index:
+    def open_index(self, in_doubt: bool = False) -> Index:
         """Return the index when it can be asked, though it may not hold everything.
+
+        With `in_doubt` what a database may have lost is brought back even when it is not sure that it was restarted.
 
         Raises
         ------
@@ -144,7 +147,8 @@ class Archive:
             When the storage is away.
         """
         self.check()
-        if not self.index.ready or self.index.lost_commits():
+        if not self.index.ready or self.index.lost_commits(in_doubt):
+            self._recalls += 1
             self.journals.recall_recent()
             self.index.open(self.store.archive_id)
         return self.index
@@ -159,7 +163,7 @@ class Archive:
         NotMounted, StorageError
             When the storage is away.
         """
-        self.open_index().require_complete()
+        self.open_index(in_doubt=True).require_complete()
         if self.behind and (left := self.catch_up()):
             raise IndexUnavailable(f"the index is catching up with {left} instances that came while it was away")
         return self.index
@@ -249,6 +253,7 @@ class Archive:
             raise IndexUnavailable("the index is catching up with instances that came while it was away")
         try:
             self.open_index().require_complete()
+            recalls = self._recalls
             waiting = self.journals.waiting.entries()
             done: set[PurePosixPath] = set()
             try:
@@ -256,7 +261,8 @@ class Archive:
                     self._add_again(place)
                     done.add(place)
             finally:
-                if done:
+                # A database that was restarted in between may have lost them again: once more, then.
+                if done and self._recalls == recalls:
                     self.journals.waiting.remove(done)
                     log.info("indexed %d instances that came while the index was away", len(done))
             return len(self.journals.waiting.entries())

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _MIGRATION_SECONDS: Final = 600
 _JITTER: Final = 1.5
+# A server tells its age in whole seconds. One that is younger than this could be killed and started anew within what
+# the jitter hides.
+_YOUNG_SECONDS: Final = 4.0
 # Errors of MariaDB: table, column or index exists already (1050, 1060, 1061); nothing to drop (1091).
 _DONE_BEFORE: Final = frozenset((1050, 1060, 1061, 1091))
 # Lock wait timed out, deadlock; server gone away, connection lost in a query, connection killed; no connection.
@@ -62,6 +65,7 @@ class Database:
         """Whether the index was found to be incomplete when it was looked at last."""
         self._ready = False
         self._server_started = 0.0
+        self._server_was_young = False
         self._lock = threading.Lock()  # one writer at a time: SQLite has one anyway, and counts stay simple
         if url.engine == "sqlite":
             # WAL with FULL syncs the log at every commit: what is committed survives a power cut.
@@ -215,11 +219,15 @@ class Database:
         """Whether `open` has succeeded, and nothing has gone wrong since."""
         return self._ready
 
-    def lost_commits(self) -> bool:
-        """Return whether the server, which does not sync its commits, was started anew; if so, `open` is due again."""
+    def lost_commits(self, in_doubt: bool = False) -> bool:
+        """Return whether the server, which does not sync its commits, was started anew; if so, `open` is due again.
+
+        With `in_doubt` also when that cannot be told, since it was very young when it was opened.
+        """
         if not self.durable:
             with self.session() as database:
-                if abs(_start_of_server(database) - self._server_started) > _JITTER:
+                anew = abs(_start_of_server(database) - self._server_started) > _JITTER
+                if anew or (in_doubt and self._server_was_young):
                     self._ready = False
                     return True
         return False
@@ -274,6 +282,7 @@ class Database:
                 setting = database.execute_sql("SELECT @@GLOBAL.innodb_flush_log_at_trx_commit").fetchone()[0]
                 self.durable = int(setting) == 1
                 self._server_started = _start_of_server(database)
+                self._server_was_young = time.monotonic() - self._server_started < _YOUNG_SECONDS
         if new_file and self.url.path is not None:
             fsync_directory(self.url.path.absolute().parent)
 
