@@ -522,3 +522,17 @@ def test_readable_sees_what_has_come(line: Line) -> None:
     message = read_message(line.wire, 10)
     assert isinstance(message, Message)
     assert not line.wire.readable()
+
+
+def test_held_messages_leave_together_and_before_what_comes_next(line: Line) -> None:
+    held = pdu(DATA, pdv(1, b"command", command=True)) + pdu(DATA, pdv(1, b"data"))
+    for _ in range(3):
+        line.wire.send_message(1, b"command", b"data", hold=True)
+    assert unread(line.far.fileno()) == 0
+    line.wire.flush()
+    assert line.far.recv(1 << 16) == held * 3
+    line.wire.send_message(1, b"command", b"data", hold=True)
+    line.wire.send_message(1, b"last")
+    assert line.far.recv(1 << 16) == held + pdu(DATA, pdv(1, b"last", command=True))
+    line.wire.flush()
+    assert unread(line.far.fileno()) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 from angiovault.devices import Device
@@ -132,6 +132,14 @@ class Association:
         """Send a response to a request, see `messages.response`."""
         elements = messages.response(message.command, status, data_set=data is not None, comment=comment, **counts)
         self.wire.send_message(message.context_id, messages.encode(elements), data)
+
+    def pending_responses(self, message: Message, status: int) -> Callable[[bytes], None]:
+        """Return what sends one pending response, with a data set, to a request.
+
+        Many leave together: they are held back until the next other message or `wire.flush`.
+        """
+        command = messages.encode(messages.response(message.command, status, data_set=True))
+        return lambda data: self.wire.send_message(message.context_id, command, data, hold=True)
 
     def request(
         self,

@@ -190,6 +190,7 @@ def _answer_matches(
     pending = messages.PENDING if all_supported else messages.PENDING_WITH_UNSUPPORTED_KEYS
     setting = association.device.character_set if association.device else "auto"
     implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
+    respond = association.pending_responses(message, pending)
     count = 0
     for matches in find(index, query):
         if association.cancelled(message):  # also while much is looked through and little found
@@ -200,10 +201,11 @@ def _answer_matches(
             except Exception:  # one damaged row must not hide the others
                 log.exception("an answer to %s cannot be encoded and is left out", association)
                 continue
-            association.respond(message, pending, encoded)
+            respond(encoded)
             count += 1
             if count % _CHECK_CANCEL_EVERY == 0 and association.cancelled(message):
                 return count, messages.CANCELLED
+        association.wire.flush()
     return count, messages.SUCCESS
 
 

@@ -282,7 +282,12 @@ class Wire:
             raise self._lost(f"connection lost: {error}") from error
 
     def send_message(
-        self, context_id: int, command: bytes, data: bytes | BinaryIO | None = None, length: int | None = None
+        self,
+        context_id: int,
+        command: bytes,
+        data: bytes | BinaryIO | None = None,
+        length: int | None = None,
+        hold: bool = False,
     ) -> None:
         """Send a command set and, if there is one, its data set.
 
@@ -296,6 +301,8 @@ class Wire:
             Encoded data set; a file is read from its position on.
         length : int, optional
             Bytes of the data set to read from a file.
+        hold : bool
+            Whether the message may wait for the next one or for `flush`, so that many small ones leave together.
 
         Raises
         ------
@@ -306,14 +313,28 @@ class Wire:
         """
         with self._send_lock:
             out = self._send_buffer
-            out.clear()
             self._pack(out, context_id, 1, command)
             if isinstance(data, bytes):
                 self._pack(out, context_id, 0, data)
             elif data is not None and length is not None:
                 self._send_file(out, context_id, data, length)
                 return
-            self._send(out, self.network_timeout)
+            if not hold or len(out) >= _SEND_BUFFER:
+                self._send(out, self.network_timeout)
+                out.clear()
+
+    def flush(self) -> None:
+        """Send the messages that were held back.
+
+        Raises
+        ------
+        AssociationEnded
+            When the connection is gone.
+        """
+        with self._send_lock:
+            if self._send_buffer:
+                self._send(self._send_buffer, self.network_timeout)
+                self._send_buffer.clear()
 
     def _fragment_size(self) -> int:
         # 0 means "no limit" (PS3.8 D.1.1); even fragments, as data sets are even.
