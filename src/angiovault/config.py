@@ -110,6 +110,12 @@ def _read_index(text: str, base: Path) -> IndexURL | None:
     return IndexURL.parse(text, base) if text else None
 
 
+def _read_archive_id(text: str, _base: Path) -> str:
+    if not re.fullmatch(r"([0-9a-f]{32})?", text.lower()):
+        raise ValueError
+    return text.lower()
+
+
 def _read_bool(text: str, _base: Path) -> bool:
     if text.lower() not in ConfigParser.BOOLEAN_STATES:
         raise ValueError
@@ -125,6 +131,7 @@ _IP = Kind("IP address", "an IPv4 or IPv6 address of this machine", _read_ip)
 _YES_NO = Kind("yes or no", "yes or no", _read_bool)
 _FOLDER = Kind("folder", "a folder's path", _read_folder)
 _FILE = Kind("file", "a file's path, or empty", _read_file_or_none)
+_ARCHIVE_ID = Kind("id", "32 hexadecimal digits, or empty", _read_archive_id)
 _INDEX = Kind(
     "URL",
     "sqlite:///relative/file, sqlite:////absolute/file, mysql://user:password@/database?unix_socket=/path, "
@@ -237,8 +244,16 @@ class Config:
         "",
         "Database of the index; empty is an SQLite file beside the storage folder, named after it with "
         ".index.sqlite3 added. Write special characters in user, password and paths as %XX. A password belongs in the "
-        "file: other users of the machine can see flags.",
+        "file: other users of the machine can see flags. A MariaDB URL without one means that the database is not set "
+        "up yet: images are stored and indexed later.",
         flag="URL",
+    )
+    archive_id: str = setting(
+        "archive",
+        _ARCHIVE_ID,
+        "",
+        "Id of the archive that the storage must hold, as in its .angiovault/archive.json. If set, a folder without it "
+        "counts as not mounted, also while the index is away, and no new archive is ever made; empty asks the index.",
     )
     min_free_space: int = setting(
         "archive", integer(0, 1000000000), "512", "MiB to keep free; below it storing is refused with status A700."
@@ -269,6 +284,14 @@ class Config:
     )
     log_file: Path | None = setting(
         "log", _FILE, "", "File to log to; empty is standard error. It may be rotated while the archive runs."
+    )
+    health_file: Path | None = setting(
+        "log",
+        _FILE,
+        "",
+        "File in which the running service tells other programs what is wrong, as JSON: storage, disk, database, "
+        "commitment. Written only when that changes; empty is none.",
+        flag="FILE",
     )
 
     def __post_init__(self) -> None:

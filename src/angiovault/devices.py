@@ -271,11 +271,18 @@ class DeviceBook:
         """Take a device out of the file. Raises ConfigError if there is none of that name."""
         path = self._writable()
         with edit_file(path) as parser:
-            names = {_name(section).casefold(): section for section in parser.sections() if _is_device(section)}
-            if name.casefold() not in names:
-                known = suggestion(name, map(_name, names.values())) if names else ""
-                raise ConfigError(f"{path}: there is no device {name!r}{known}")
-            parser.remove_section(names[name.casefold()])
+            parser.remove_section(_section(parser, path, name))
+
+    def replace(self, name: str, device: Device) -> None:
+        """Write a device in another one's place, at once. Raises ConfigError as `add` and `remove` do."""
+        path = self._writable()
+        Device.from_text(device.name, device.as_text())
+        with edit_file(path) as parser:
+            parser.remove_section(_section(parser, path, name))
+            if device.name.casefold() in {known.name.casefold() for known in _devices(parser, path)}:
+                raise ConfigError(f"{path}: there is a device {device.name!r} already; remove it first")
+            parser[DEVICE_SECTION + device.name] = device.as_text()
+            _devices(parser, path)
 
     def _is_at(self, caller: Address, host: str) -> bool:
         network = _network(host)
@@ -300,6 +307,15 @@ def _is_device(section: str) -> bool:
 
 def _name(section: str) -> str:
     return section.removeprefix(DEVICE_SECTION).strip()
+
+
+def _section(parser: ConfigParser, path: Path, name: str) -> str:
+    """Return the section of the device of a name. Raises ConfigError if there is none."""
+    names = {_name(section).casefold(): section for section in parser.sections() if _is_device(section)}
+    if name.casefold() not in names:
+        known = suggestion(name, map(_name, names.values())) if names else ""
+        raise ConfigError(f"{path}: there is no device {name!r}{known}")
+    return names[name.casefold()]
 
 
 def _devices(parser: ConfigParser, path: Path) -> tuple[Device, ...]:

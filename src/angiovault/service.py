@@ -28,6 +28,7 @@ from angiovault.dimse.association import Association
 from angiovault.dimse.messages import Message
 from angiovault.dimse.scu import Limits
 from angiovault.dimse.server import Handler, Server
+from angiovault.health import Health
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ def is_running(archive: Archive) -> bool:
         os.close(descriptor)
 
 
+def archive_of(config: Config) -> Archive:
+    """Return the archive of the settings, not opened."""
+    return Archive(config.storage, config.index_url, config.min_free_space << 20, config.archive_id)
+
+
 def open_archive(config: Config, create: bool = False) -> Archive:
     """Return the archive of the settings, opened if its storage is there.
 
@@ -94,7 +100,7 @@ def open_archive(config: Config, create: bool = False) -> Archive:
     NotMounted, StorageError
         When the storage is not there.
     """
-    archive = Archive(config.storage, config.index_url, config.min_free_space << 20)
+    archive = archive_of(config)
     archive.open(create)
     return archive
 
@@ -107,7 +113,7 @@ def serve(config: Config, config_file: Path | None) -> None:
     StartError, SchemaTooNew, WrongArchive
         When it cannot start.
     """
-    archive = Archive(config.storage, config.index_url, config.min_free_space << 20)
+    archive = archive_of(config)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -117,6 +123,7 @@ def serve(config: Config, config_file: Path | None) -> None:
         service = Service(config, archive, DeviceBook(config_file))
         port = service.start()
         service.settle()
+        health = service.health(port)
         print(f"ready: {config.ae_title}@{config.bind}:{port}", flush=True)
         print(_how_to(config, port), flush=True)
         busy = True
@@ -124,10 +131,14 @@ def serve(config: Config, config_file: Path | None) -> None:
             if not held.is_held:
                 held.try_to_hold()
             busy = service.look_after()
+            if health is not None:
+                health.look()
         log.info("stopping")
         service.stop()
         for number in (signal.SIGTERM, signal.SIGINT):  # asked once more while Python ends, it still exits with 0
             signal.signal(number, signal.SIG_IGN)
+        if health is not None:
+            health.close()
     log.info("stopped")
 
 
@@ -251,6 +262,13 @@ class Service:
         self.look_after()
         if self._rebuilding is not None:
             self._rebuilding.join(_SETTLE_SECONDS)
+
+    def health(self, port: int) -> Health | None:
+        """Return what writes the health file, None when there is to be none."""
+        path = self._config.health_file
+        if path is None:
+            return None
+        return Health(path, self._archive, self._config, port, lambda: self._commitment.has_waiting)
 
     def look_after(self) -> bool:
         """Let the index catch up with what came while it was away; return whether there is more to do at once."""

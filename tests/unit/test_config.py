@@ -256,7 +256,7 @@ def test_flags_come_from_the_table_and_win_over_the_file() -> None:
     parser = argparse.ArgumentParser()
     config.add_flags(parser)
     words = "--ae-title NAS --bind 127.0.0.1 --port 0 --unknown-devices all --storage s --index sqlite:///i.db"
-    given = config.flag_values(parser.parse_args([*words.split(), "--log-level", "debug"]))
+    given = config.flag_values(parser.parse_args([*words.split(), "--log-level", "debug", "--health-file", "h"]))
     assert set(given) == {row.name for row in SETTINGS if row.flag}
     got = config.load(write("[dicom]\nport = 104\nmax-pdu = 4096\nae-title = FILE\n"), given)
     assert (got.port, got.ae_title, got.max_pdu, got.log_level) == (0, "NAS", 4096, "debug")

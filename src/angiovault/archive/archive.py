@@ -54,10 +54,13 @@ class Archive:
         Where the index is.
     min_free : int
         Bytes to be left free on the storage volume.
+    expected_id : str
+        The id of the archive that the storage must hold, '' when it is not known. When it is, a storage without the
+        archive's marker or with another's is not mounted, whatever the index says, and nothing is made in it.
     """
 
-    def __init__(self, storage: Path, index_url: IndexURL, min_free: int = 0) -> None:
-        self.store = Store(storage, min_free)
+    def __init__(self, storage: Path, index_url: IndexURL, min_free: int = 0, expected_id: str = "") -> None:
+        self.store = Store(storage, min_free, expected_id)
         self.index = Index(index_url)
         self.journals = Journals(self.store.private)
         self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
@@ -95,7 +98,7 @@ class Archive:
         try:
             archive_id = self.store.read_marker()
         except NotMounted:
-            if not create:
+            if not create or self.store.expected_id:
                 raise
             self._refuse_if_known()
             archive_id = self.store.create()

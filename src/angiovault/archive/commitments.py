@@ -220,6 +220,15 @@ def waiting(index: Index) -> list[dict[str, Any]]:
         ]
 
 
+def late(index: Index, seconds: int) -> tuple[int, str, str] | None:
+    """Return how many results wait for more than `seconds`, for whom the oldest, and why; None when there is none."""
+    too_old = (Commitment.state == WAITING) & (Commitment.received < int(time.time()) - seconds)
+    with index.session():
+        number = Commitment.select().where(too_old).count()
+        row = Commitment.select().where(too_old).order_by(Commitment.received).first()
+    return None if row is None else (number, f"{row.calling}@{row.address}", row.problem)
+
+
 def _set(index: Index, request: Request, **changes: Any) -> None:
     with index.session():
         Commitment.update(**changes).where(Commitment.id == request.number).execute()

@@ -88,7 +88,7 @@ class Database:
                 max_connections=0,
                 stale_timeout=60,
                 user=url.user,
-                password=url.password,
+                password=url.password.encode(),  # PyMySQL would take text for Latin-1
                 connect_timeout=5,
                 read_timeout=60,
                 write_timeout=60,
@@ -104,6 +104,9 @@ class Database:
     @contextlib.contextmanager
     def session(self) -> Iterator[Any]:
         """Give a connection to a block of work; the database's errors come out as `IndexUnavailable`."""
+        if self.engine == "mysql" and not self.url.password:
+            # Not tried again and again: each refusal would be a line in the server's log, and wake its disks.
+            raise IndexUnavailable(f"the index ({self.url.redacted()}) is not set up yet: its URL has no password")
         try:
             with self.database.connection_context():
                 yield self.database

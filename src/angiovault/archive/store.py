@@ -61,10 +61,14 @@ class Store:
         The storage root.
     min_free : int
         Bytes to be left free on the volume, at most one per cent of it.
+    expected_id : str
+        The id of the archive that the root must hold; '' when that is not known yet. When it is known, nothing else
+        counts as mounted, and no archive is made.
     """
 
-    def __init__(self, root: Path, min_free: int = 0) -> None:
+    def __init__(self, root: Path, min_free: int = 0, expected_id: str = "") -> None:
         self.root = root
+        self.expected_id = expected_id
         self.private = root / PRIVATE_FOLDER
         self._min_free = min_free
         self._lock = threading.Lock()
@@ -80,11 +84,12 @@ class Store:
         Raises
         ------
         NotMounted
-            When there is no marker: the volume is not mounted, or this is another folder.
+            When there is no marker, or that of another archive than expected: the volume is not mounted, or this is
+            another folder.
         """
         try:
             marker = json.loads((self.private / MARKER).read_text(encoding="utf-8"))
-            return str(marker["id"])
+            found = str(marker["id"])
         except FileNotFoundError:
             raise NotMounted(
                 f"{self.root} does not hold the archive's marker ({PRIVATE_FOLDER}/{MARKER}): "
@@ -92,6 +97,12 @@ class Store:
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NotMounted(f"the archive's marker in {self.root} cannot be read: {error}") from error
+        if self.expected_id not in ("", found):
+            raise NotMounted(
+                f"{self.root} holds archive {found} instead of {self.expected_id}, which the setting archive-id names: "
+                "mount the right volume, or correct storage and archive-id"
+            )
+        return found
 
     def create(self) -> str:
         """Make a new archive in an empty or missing folder and return its id.
@@ -99,8 +110,10 @@ class Store:
         Raises
         ------
         StorageError
-            When the folder holds something else, or cannot be written.
+            When the folder holds something else, cannot be written, or should hold an archive that is known already.
         """
+        if self.expected_id:
+            raise NotMounted(f"{self.root} does not hold archive {self.expected_id}, and no other is made in its place")
         with as_storage_error(f"cannot make an archive in {self.root}"):
             make_folder(self.root)
             with locked(self.root, folder=True):  # two commands may come upon the same empty folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from peewee import fn
@@ -15,17 +14,13 @@ from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.models import Instance, Patient, Study
 from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.store import StorageError
-from angiovault.indexurl import IndexURL
 
 
-def summary(
-    storage: Path, index_url: IndexURL, min_free: int, is_running: Callable[[Archive], bool]
-) -> dict[str, Any]:
-    """Return the state of storage, index, queue and journal; makes nothing and changes nothing.
+def summary(archive: Archive, is_running: Callable[[Archive], bool]) -> dict[str, Any]:
+    """Return the state of storage, index, queue and journal of an archive that need not be open; changes nothing.
 
     ``problem`` is '' when all is well, else what is wrong and what to do.
     """
-    archive = Archive(storage, index_url, min_free)
     found: dict[str, Any] = {
         "running": is_running(archive),
         "storage": "ready",

@@ -165,6 +165,8 @@ class Worker:
         self._open_associations = open_associations
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self.has_waiting = True
+        """Whether requests were waiting when the queue was looked at last; true until it was looked at."""
         self._unreachable: dict[Destination, tuple[float, str]] = {}
         self._thread = threading.Thread(target=self._run, name="storage commitment", daemon=True)
 
@@ -194,6 +196,7 @@ class Worker:
                     commitments.retry_all(index)
                     begun = True
                 pause = self._work(index)
+                self.has_waiting = pause is not None
                 said = ""
             except (IndexUnavailable, StorageError) as error:
                 if str(error) != said:

@@ -1,0 +1,40 @@
+"""Small files in which one program tells others how it is: JSON, replaced in one step, for the same user only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file's content; whoever reads meanwhile gets the old or the new one, whole.
+
+    It is not synced: after a power cut it would be out of date anyway.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False)
+            file.write("\n")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a file's content, an empty dictionary when there is none or it is not an object of JSON."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
