@@ -86,6 +86,16 @@ def parser() -> argparse.ArgumentParser:
     demo = _command(actions, "demo", commands.demo, "make phantom studies and send them to the running archive")
     demo.add_argument("--to", metavar="AET@HOST:PORT", help="where to send them; default: the archive of the settings")
     demo.add_argument("--seed", type=int, default=1, metavar="N", help="another number makes other studies")
+
+    panel = actions.add_parser("panel", help="serve the settings panel", description="Serve the settings panel.")
+    panel.add_argument("--config", type=Path, metavar="FILE", help="configuration file")
+    where = panel.add_mutually_exclusive_group()
+    where.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1; default: any free one")
+    where.add_argument("--socket", type=Path, metavar="PATH", help="UNIX socket for DSM's web server")
+    where.add_argument("--descriptor", type=int, metavar="N", help="a socket that the supervisor holds")
+    panel.set_defaults(run=commands.panel)
+
+    actions.add_parser("dsm", help="on a Synology NAS: set up, show, restore", add_help=False)  # see main
     return top
 
 
@@ -104,9 +114,15 @@ def _command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["dsm"]:
+        from angiovault.dsm import commands as dsm  # no other command needs what is Synology's
+
+        return dsm.main(arguments[1:])
     args = parser().parse_args(arguments)
     try:
-        args.settings = load(args.config, flag_values(args))
+        if args.run is not commands.panel:  # it is there to mend settings that cannot be loaded
+            args.settings = load(args.config, flag_values(args))
         return int(args.run(args))
     except _PROBLEMS as problem:
         print(f"angiovault: {problem}", file=sys.stderr)

@@ -83,7 +83,7 @@ def reindex(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Check every stored file."""
     config = _settings(args)
-    archive = Archive(config.storage, config.index_url)
+    archive = service.archive_of(config)
     archive.store.open(archive.store.read_marker())
     damaged = 0
     with Progress("verify") as progress:
@@ -112,7 +112,7 @@ def _report_missing(archive: Archive) -> int:
 def status(args: argparse.Namespace) -> int:
     """Show whether the archive is well."""
     config = _settings(args)
-    found = summary(config.storage, config.index_url, config.min_free_space << 20, service.is_running)
+    found = summary(service.archive_of(config), service.is_running)
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
@@ -287,3 +287,20 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def panel(args: argparse.Namespace) -> int:
+    """Serve the settings panel."""
+    from angiovault.panel import serving  # see import_files
+    from angiovault.panel.place import Place
+
+    logs.set_up()
+    place = Place.of(config_path(args.config))
+    try:
+        if args.descriptor is not None:
+            serving.serve_inherited(place, args.descriptor)
+        elif args.socket:
+            serving.serve_socket(place, args.socket)
+        else:
+            serving.serve_loopback(place, args.port)
+    except serving.CannotServe as error:
+        raise CommandError(str(error)) from error
+    return 0

@@ -1,0 +1,111 @@
+"""Which process is the supervisor, and what it says of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from angiovault import jsonfile
+from angiovault.dsm.paths import Nas
+
+STOPPED: Final = "stopped"
+_RELOAD_SECONDS: Final = 25.0
+
+
+def hold(nas: Nas) -> int | None:
+    """Take the place of the one supervisor; return what holds it until this process ends, None when it is taken.
+
+    Raises
+    ------
+    OSError
+        When the lock cannot be made.
+    """
+    descriptor = os.open(nas.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def write_pid(nas: Nas) -> None:
+    """Say that this process is the supervisor: its pid, start time and boot, so that no other is mistaken for it."""
+    temporary = nas.pid.with_name(f".{nas.pid.name}.{os.getpid()}")
+    temporary.write_text(_identity(os.getpid()) + "\n", encoding="ascii")
+    temporary.replace(nas.pid)
+
+
+def forget(nas: Nas) -> None:
+    """Take back what this process said of itself.
+
+    The file with its pid stays: the stop script waits until the process has really ended, and removes it then.
+    """
+    nas.state.unlink(missing_ok=True)
+
+
+def supervisor(nas: Nas) -> int:
+    """Return the pid of the running supervisor, 0 when there is none."""
+    try:
+        line = nas.pid.read_text(encoding="ascii").strip()
+        pid = int(line.split()[0])
+        return pid if _identity(pid) == line else 0
+    except (OSError, ValueError, IndexError):  # no such file, no such process, or no line of ours
+        return 0
+
+
+def _identity(pid: int) -> str:
+    """Return a line that names a process as no other will ever be named (proc(5)).
+
+    Raises
+    ------
+    OSError
+        When there is no such process.
+    """
+    # The command's name, in parentheses, may itself hold blanks and parentheses; the start time is field 22.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    if fields[0] in "ZX":  # it has ended, and waits for its parent to notice
+        raise ProcessLookupError(pid)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{pid} {fields[19]} {boot}"
+
+
+def state(nas: Nas) -> dict[str, Any]:
+    """Return what the running supervisor says of itself; only ``state`` ("stopped") when none runs."""
+    pid = supervisor(nas)
+    said = jsonfile.read(nas.state)
+    if not pid:
+        return {"state": STOPPED}
+    return said if said.get("pid") == pid else {"state": "starting", "pid": pid}
+
+
+def health(nas: Nas) -> dict[str, Any]:
+    """Return what the running service says of itself, an empty dictionary when none does."""
+    said = jsonfile.read(nas.health)
+    pid = said.get("pid")
+    return said if isinstance(pid, int) and Path(f"/proc/{pid}").exists() and supervisor(nas) else {}
+
+
+def reload(nas: Nas) -> bool:
+    """Have the supervisor start the service anew with the settings as they are now, and wait until the old one is gone.
+
+    Returns
+    -------
+    bool
+        Whether there is a supervisor.
+    """
+    said = state(nas)
+    pid, service = said.get("pid"), said.get("service")
+    if not pid:
+        return False
+    with contextlib.suppress(ProcessLookupError):  # it has ended in this moment
+        os.kill(pid, signal.SIGHUP)
+    deadline = time.monotonic() + _RELOAD_SECONDS
+    while service and state(nas).get("service") == service and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return True
