@@ -36,7 +36,8 @@ def test_the_wheel_holds_every_module_and_the_command(wheel: Path) -> None:
         names = set(archive.namelist())
         entry_points = archive.read(f"angiovault-{angiovault.__version__}.dist-info/entry_points.txt").decode()
     modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
-    assert modules <= names
+    static = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/angiovault/panel/static").iterdir()}
+    assert modules | static <= names
     assert "angiovault = angiovault.cli:main" in entry_points
 
 
@@ -56,5 +57,5 @@ def test_the_installed_package_runs_without_the_checkout(wheel: Path, tmp_path: 
 def test_nothing_under_the_gpl_is_installed_by_default() -> None:
     pinned = (ROOT / "requirements" / "runtime.txt").read_text(encoding="utf-8")
     names = {line.split("==")[0].lower() for line in pinned.splitlines() if "==" in line and line[0].isalpha()}
-    # MIT but for python-gdcm, which is under the BSD licence.
-    assert names == {"pydicom", "pynetdicom", "peewee", "pymysql", "python-gdcm"}
+    # MIT but for python-gdcm, which is under the BSD licence, and waitress, under the Zope Public Licence.
+    assert names == {"bottle", "pydicom", "pynetdicom", "peewee", "pymysql", "python-gdcm", "waitress"}

@@ -1,0 +1,119 @@
+"""Running the panel: on a UNIX socket for DSM's web server, or on a port of this machine for its browser."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import waitress
+
+from angiovault.panel.app import make_app
+from angiovault.panel.context import Context
+from angiovault.panel.door import LoopbackDoor, SocketDoor
+from angiovault.panel.gate import App, StartResponse
+from angiovault.panel.place import Place
+
+log = logging.getLogger(__name__)
+
+_IDLE_SECONDS: Final = 900.0
+_OPTIONS: Final = {
+    "threads": 6,
+    "ident": None,
+    "connection_limit": 50,
+    "channel_timeout": 30,
+    "max_request_header_size": 1 << 15,
+    "max_request_body_size": 1 << 20,
+}
+
+
+class CannotServe(Exception):
+    """The panel cannot listen; the text says why."""
+
+
+def serve_socket(place: Place, path: Path) -> None:
+    """Serve on a UNIX socket, for our own user only, until SIGTERM.
+
+    Raises
+    ------
+    CannotServe
+        When the socket cannot be made.
+    """
+    old = os.umask(0o177)  # never open to others, not even between its making and chmod
+    try:
+        server = waitress.create_server(
+            make_app(Context(place), SocketDoor()), unix_socket=str(path), unix_socket_perms="600", **_OPTIONS
+        )
+    except OSError as error:
+        raise CannotServe(f"cannot listen on {path}: {error.strerror}") from error
+    finally:
+        os.umask(old)
+    log.info("the panel listens on %s", path)
+    try:
+        _run(server)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def serve_inherited(place: Place, descriptor: int) -> None:
+    """Serve on a UNIX socket that the starting process holds, until SIGTERM or until nobody asks any more."""
+    with socket.socket(fileno=descriptor) as listening:
+        app = _EndsWhenIdle(make_app(Context(place), SocketDoor()))
+        server = waitress.create_server(app, sockets=[listening], **_OPTIONS)
+        app.start()
+        _run(server)
+
+
+class _EndsWhenIdle:
+    """A WSGI app that ends this process when nothing was asked of it for a quarter of an hour."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._asked = time.monotonic()
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        self._asked = time.monotonic()
+        return self._app(environ, start_response)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        threading.Thread(target=self._watch, name="idle", daemon=True).start()
+
+    def _watch(self) -> None:
+        while (left := self._asked + _IDLE_SECONDS - time.monotonic()) > 0:
+            time.sleep(left)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def serve_loopback(place: Place, port: int) -> None:
+    """Serve on 127.0.0.1 until SIGTERM; the URL to open is printed.
+
+    Raises
+    ------
+    CannotServe
+        When the port cannot be had.
+    """
+    door = LoopbackDoor()
+    try:
+        server = waitress.create_server(make_app(Context(place), door), host="127.0.0.1", port=port, **_OPTIONS)
+    except OSError as error:
+        raise CannotServe(f"cannot listen on 127.0.0.1 port {port}: {error.strerror}") from error
+    print("open this address in a browser on this machine; it works once:", flush=True)  # noqa: T201
+    print(door.url(int(server.effective_port)), flush=True)  # noqa: T201
+    _run(server)
+
+
+def _run(server: Any) -> None:
+    def stop(_number: int, _frame: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.run()  # ends in order when SystemExit is raised in it
+    server.close()
