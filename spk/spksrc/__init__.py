@@ -1,0 +1,1 @@
+"""The recipe for SynoCommunity's toolchain spksrc: see README.md."""
