@@ -6,10 +6,10 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 PYTEST = $(BIN)/python -m pytest
 PYTEST_ARGS ?=
-SHELL_SCRIPTS = .ci/run $(shell find tests -name '*.sh')
+SHELL_SCRIPTS = .ci/run bin/angiovault $(wildcard scripts/* tests/dsm/stand_ins/*) $(shell find spk tests -name '*.sh')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit lint docs bench requirements clean
+.PHONY: help run test test-unit lint docs bench spk spk-check requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -19,6 +19,7 @@ run: $(VENV)/.runtime  ## start the archive on 127.0.0.1:11112, storage in ./arc
 
 test: $(VENV)/.dev  ## run every test, installing the programs they need
 	@sh tests/install-peers.sh
+	@$(BIN)/python -m spk build
 	@$(PYTEST) $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.dev  ## run the quick tests only: no servers, no other programs
@@ -34,6 +35,12 @@ bench: $(VENV)/.dev  ## measure the archive beside Orthanc and dcmqrscp
 	@sh tests/install-peers.sh
 	@$(BIN)/python -m bench
 
+spk: $(VENV)/.dev  ## build the packages for Synology DSM in dist/
+	@$(BIN)/python -m spk build
+
+spk-check: spk  ## prove that the packages in dist/ will install and run
+	@$(BIN)/python -m spk check
+
 docs: $(VENV)/.runtime  ## write the tables of the documentation anew
 	@$(BIN)/python docs/tables.py
 
@@ -47,8 +54,8 @@ requirements: $(BIN)/python  ## write requirements/*.txt anew from pyproject.tom
 	compile --only-build-deps --build-deps-for editable --output-file requirements/build.txt pyproject.toml
 
 clean:  ## remove the virtual environment and what the tools left; ./archive stays
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
-	find $(wildcard src tests bench) -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	find $(wildcard src spk tests bench) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is made once and made anew only when its Python no longer works (say, after a system upgrade).
 $(BIN)/python:

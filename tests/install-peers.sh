@@ -15,23 +15,39 @@ package_of() {
         gdcmscu) echo libgdcm-tools ;;
         Orthanc) echo orthanc ;;
         mariadbd | mariadb-install-db) echo mariadb-server ;;
+        mariadb) echo mariadb-client ;;
+        ps) echo procps ;;
         cc-headers) echo libc6-dev ;;
-        strace | gcc | shellcheck) echo "$1" ;;
+        chromedriver) echo chromium-driver ;;
+        # What the Synology package's Python is built with, and what runs it for another processor:
+        readelf) echo binutils ;;
+        tclsh) echo tcl ;;
+        xz) echo xz-utils ;;
+        libtoolize) echo libtool ;;
+        ltdl-headers) echo libltdl-dev ;;
+        libgcc-arm64) echo libgcc-12-dev-arm64-cross ;;
+        libc-arm64) echo libc6-arm64-cross ;;
+        qemu-aarch64-static) echo qemu-user-static ;;
+        make | perl | tar | patch | autoconf | automake) echo "$1" ;;
+        strace | gcc | shellcheck | chromium | nginx | fcgiwrap) echo "$1" ;;
         *) echo "install-peers: which package has $1?" >&2; return 2 ;;
     esac
 }
 
 is_there() {
-    if [ "$1" = cc-headers ]; then
-        [ -e /usr/include/stdio.h ]
-    else
-        command -v "$1" >/dev/null
-    fi
+    case "$1" in
+        cc-headers) [ -e /usr/include/stdio.h ] ;;
+        ltdl-headers) [ -e /usr/include/ltdl.h ] ;;
+        libgcc-arm64) [ -e /usr/lib/gcc-cross/aarch64-linux-gnu/12/libgcc.a ] ;;
+        libc-arm64) [ -e /usr/aarch64-linux-gnu/lib/libc.so.6 ] ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
 }
 
 if [ $# -eq 0 ]; then
     set -- echoscu storescu findscu movescu getscu storescp dcmqrscp dcmdump gdcmscu Orthanc \
-        mariadbd mariadb-install-db strace gcc cc-headers shellcheck
+        mariadbd mariadb-install-db mariadb ps strace gcc cc-headers shellcheck \
+        chromium chromedriver nginx fcgiwrap
 fi
 
 missing=""
@@ -46,7 +62,7 @@ done
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
-    echo "The tests need programs that are not installed here. Run this line, then try again:" >&2
+    echo "Programs are needed that are not installed here. Run this line, then try again:" >&2
     echo "sudo apt-get install -y --no-install-recommends $missing"
     exit 1
 fi

@@ -19,7 +19,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from bench import data, report, rows, sink
 from bench.__main__ import choose, main
 from bench.sides import Side, SinkServer
-
 from harness.dcmtk import Peer
 
 # ---- the data

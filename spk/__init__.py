@@ -1,0 +1,1 @@
+"""Builds the files that Synology's Package Center installs, and checks them (`python -m spk --help`)."""
