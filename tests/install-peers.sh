@@ -17,6 +17,7 @@ package_of() {
         mariadbd | mariadb-install-db) echo mariadb-server ;;
         mariadb) echo mariadb-client ;;
         ps) echo procps ;;
+        setcap) echo libcap2-bin ;;
         cc-headers) echo libc6-dev ;;
         chromedriver) echo chromium-driver ;;
         # What the Synology package's Python is built with, and what runs it for another processor:
@@ -46,7 +47,7 @@ is_there() {
 
 if [ $# -eq 0 ]; then
     set -- echoscu storescu findscu movescu getscu storescp dcmqrscp dcmdump gdcmscu Orthanc \
-        mariadbd mariadb-install-db mariadb ps strace gcc cc-headers shellcheck \
+        mariadbd mariadb-install-db mariadb ps setcap strace gcc cc-headers shellcheck \
         chromium chromedriver nginx fcgiwrap
 fi
 

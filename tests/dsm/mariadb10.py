@@ -43,6 +43,7 @@ class MariaDB10(MariaDB):
                 "--skip-networking",
                 f"--socket={self.socket}",
                 f"--datadir={self.data}",
+                f"--tmpdir={self.folder}",
                 "--innodb-buffer-pool-size=64M",
                 "--innodb-log-file-size=32M",
                 f"--user={self._user.pw_name}",

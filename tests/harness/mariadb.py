@@ -44,6 +44,7 @@ class MariaDB(Server):
                 "--skip-networking",
                 f"--socket={self.socket}",
                 f"--datadir={self.data}",
+                f"--tmpdir={self.folder}",  # a server that starts removes what others have in a common one
                 "--innodb-buffer-pool-size=64M",
                 "--innodb-log-file-size=32M",
                 f"--user={self._user.pw_name}",
@@ -63,6 +64,7 @@ class MariaDB(Server):
                 "--skip-test-db",
                 f"--user={self._user.pw_name}",
             ],
+            env={**os.environ, "TMPDIR": str(self.folder)},
             capture_output=True,
             text=True,
             check=False,

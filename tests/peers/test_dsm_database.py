@@ -41,7 +41,8 @@ class Server(MariaDB):
         self._background = Background(
             [
                 program("mariadbd"), "--no-defaults", "--skip-networking", f"--socket={self.socket}",
-                f"--datadir={self.data}", "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M",
+                f"--datadir={self.data}", f"--tmpdir={self.folder}",
+                "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M",
                 f"--user={self._user.pw_name}", "--plugin-load-add=simple_password_check",
                 "--simple-password-check-minimal-length=10",
             ],

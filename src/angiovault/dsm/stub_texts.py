@@ -87,7 +87,7 @@ CHINESE: Final[Texts] = {
     "panel-silent": "设置面板没有响应，因此显示此页面。",
     "retry": "重试",
     "connection": "请在影像设备中输入",
-    "ae-title": "AE 名称（AE Title）",
+    "ae-title": "AE 标题（AE Title）",
     "addresses": "IP 地址",
     "no-address": "找不到网络地址",
     "port-number": "端口",

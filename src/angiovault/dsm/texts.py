@@ -26,10 +26,10 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "AngioVault 未运行：请在套件中心启动该套件。",
     ),
     "needs_set_up": (
-        "Images are stored, but cannot be queried yet: the MariaDB database is not set up. "
-        f"Run `{_RUN} create-database` over SSH, and give the password of MariaDB's root once.",
-        "影像可以存储，但尚不能查询：MariaDB 数据库还没有设置。"
-        f"请通过 SSH 运行 `{_RUN} create-database`，并输入一次 MariaDB 的 root 密码。",
+        "Images are stored, but cannot be queried yet: the MariaDB database is not set up. Give the password of "
+        f"MariaDB's root once, on the page Service of AngioVault in DSM or to `{_RUN} create-database`.",
+        "影像可以存储，但尚不能查询：MariaDB 数据库还没有设置。请输入一次 MariaDB 的 root 密码："
+        f"在 DSM 中 AngioVault 的“服务”页面，或运行 `{_RUN} create-database`。",
     ),
     "configuration": (
         "The settings cannot be used: {reason}. The service starts by itself when they are corrected.",

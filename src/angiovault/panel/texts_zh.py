@@ -90,20 +90,20 @@ CHINESE: Final[Mapping[str, str]] = {
     "restarts": "故障后已重新启动 {number} 次",
     "dicom.title": "请在影像设备中输入",
     "dicom.unknown": "无法读取设置。",
-    "dicom.ae-title": "AE 名称（AE Title）",
+    "dicom.ae-title": "AE 标题（AE Title）",
     "dicom.address": "IP 地址",
     "dicom.no-address": "找不到网络地址。",
     "dicom.port": "端口",
     "dicom.tls-port": "TLS 端口",
     "help.consoles": "在西门子、飞利浦和 GE 设备上应输入什么",
     "help.consoles.text": "西门子（Artis zee、Q、pheno、icono）：在服务菜单的 DICOM 网络节点中添加类型为“archive”"
-    "的节点，输入上面的主机、端口和 AE 名称，并启用 Store、Storage Commitment 和 Query/Retrieve。AE 名称区分大小写。\n"
+    "的节点，输入上面的主机、端口和 AE 标题，并启用 Store、Storage Commitment 和 Query/Retrieve。AE 标题区分大小写。\n"
     "飞利浦（Allura、Azurion）：在现场服务菜单的 DICOM 设置中添加用于存储的节点（“PACS”），输入同样的三个值，"
     "并将其选为自动传输的目的地。\n"
-    "GE（Innova、IGS）：在远程主机（remote host）中添加一台主机，输入网络地址、端口和 AE 名称，"
+    "GE（Innova、IGS）：在远程主机（remote host）中添加一台主机，输入网络地址、端口和 AE 标题，"
     "用于 Send 和 Query/Retrieve。\n"
     "然后在控制台上按 Echo 或 Verify。若要接收存储确认或取回影像，还必须在本面板的“设备”页面中添加该控制台，"
-    "填写它自己的 AE 名称、地址和端口。",
+    "填写它自己的 AE 标题、地址和端口。",
     "health.title": "运行情况",
     "storage": "存储",
     "storage.free": "共 {total}，可用 {free}",
@@ -152,9 +152,9 @@ CHINESE: Final[Mapping[str, str]] = {
     "settings.unreadable": "无法读取设置文件，必须手动更正或删除：",
     "setting.bind": "监听地址",
     "setting.port": "DICOM 端口",
-    "setting.ae-title": "AE 名称（AE Title）",
+    "setting.ae-title": "AE 标题（AE Title）",
     "setting.unknown-devices": "未列出的设备可以",
-    "setting.check-called-ae-title": "拒绝呼叫其他 AE 名称的设备",
+    "setting.check-called-ae-title": "拒绝呼叫其他 AE 标题的设备",
     "setting.storage": "文件夹",
     "setting.tls-port": "TLS 端口（0：关闭）",
     "setting.tls-certificate": "证书（PEM 文件）",
@@ -252,7 +252,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "wrong.database-other": "数据库无法使用（错误 {code}）。",
     "wrong.device-name": "请输入 1 到 64 个字符，不含 [、] 和 @，不以 - 或空格开头。",
     "wrong.device-name-taken": "设备 {name} 已存在。",
-    "wrong.device-port": "设备 {name} 的 AE 名称也是 {ae_title}；其中只有一个可以设置端口。",
+    "wrong.device-port": "设备 {name} 的 AE 标题也是 {ae_title}；其中只有一个可以设置端口。",
     "wrong.device-not-callable": "呼叫设备需要它的地址（不能只是网段）和端口。",
     # ---- applying
     "apply.busy": "正在保存并应用。正在进行的传输最多可继续十秒；其余的由设备自动重新发送。",
@@ -269,12 +269,12 @@ CHINESE: Final[Mapping[str, str]] = {
     "devices.known": "已知设备",
     "devices.none": "尚未添加设备。",
     "device.name": "名称",
-    "device.ae-title": "AE 名称（AE Title）",
+    "device.ae-title": "AE 标题（AE Title）",
     "device.host": "地址",
     "device.port": "端口",
     "device.allow": "可以请求",
     "device.character-set": "应答的字符集",
-    "device.where": "AE 名称和地址",
+    "device.where": "AE 标题和地址",
     "device.may": "权限",
     "device.last-contact": "最近一次连接",
     "device.sent": "发送了影像",
@@ -291,7 +291,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "device.remove-title": "移除设备",
     "device.remove-text": "要从列表中移除 {name} 吗？它的影像会保留。",
     "device.removed": "已移除 {name}。",
-    "help.device.ae-title": "设备自己的 AE 名称，区分大小写。西门子：系统的“local AE title”。"
+    "help.device.ae-title": "设备自己的 AE 标题，区分大小写。西门子：系统的“local AE title”。"
     "飞利浦：系统自身 DICOM 设置中的“AE title”。GE：本地主机的“AE title”。"
     "如果填写有误，该设备会连同正确的名称出现在“最近被拒绝的设备”中。",
     "help.device.host": "设备的地址，例如 192.168.1.20。可用逗号分隔多个地址，或使用网段（如 192.168.1.0/24）"
@@ -318,8 +318,8 @@ CHINESE: Final[Mapping[str, str]] = {
     "echo-what": "对 {name} 进行回显测试",
     "echo.busy": "正在呼叫…",
     "echo.ok": "{ae_title} 已应答（{ms} 毫秒）。",
-    "echo.called": "设备在线，但它的 AE 名称不是 {called}。请在此更正。",
-    "echo.calling": "设备在线，但不认识本机：请在设备的节点列表中输入 AE 名称 {calling}。",
+    "echo.called": "设备在线，但它的 AE 标题不是 {called}。请在此更正。",
+    "echo.calling": "设备在线，但不认识本机：请在设备的节点列表中输入 AE 标题 {calling}。",
     "echo.rejected": "设备在线，但拒绝了关联。",
     "echo.silent": "{host} 的端口 {port} 接受连接但没有应答。它是 DICOM 设备吗？",
     "echo.not-dicom": "{host} 端口 {port} 的应答不是 DICOM，或连接中断。",
