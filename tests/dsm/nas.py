@@ -108,7 +108,10 @@ class Nas:
 
     def add_device(self, name: str = "modality", ae_title: str = MODALITY, port: int | None = None) -> None:
         """Write a device into the settings, which the running service reads by itself."""
-        with self.stage.host(SETTINGS).open("a", encoding="utf-8") as file:
+        with self.stage.host(SETTINGS).open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            if f"[device {name}]" in file.read():
+                return  # kept from an earlier installation
             file.write(f"\n[device {name}]\nae-title = {ae_title}\nhost = 127.0.0.1\nport = {port or ''}\n")
 
     def log(self) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from dsm.generations import DSM6, DSM7, Generation
 from dsm.mariadb10 import ROOT_PASSWORD
-from dsm.nas import PACKAGE, SHARE, Nas
+from dsm.nas import LATER, PACKAGE, SHARE, Nas
 from dsm.package_center import Habits
 
 KEEP = {"wizard_delete_settings": "false", "wizard_drop_database": "false"}
@@ -104,11 +104,44 @@ def test_the_database_is_away_during_the_removal(answers: dict[str, str], nas: N
 def test_dsm6_takes_the_settings_away(make_nas: Callable[..., Nas]) -> None:
     """What was kept in the share and in the database is found again with MariaDB's root password."""
     nas = make_nas(DSM6, Habits(settings_survive=False))
-    nas.install_ready()
+    nas.install_ready(wizard_ae_title="HYBRID-OR", wizard_port="11113")
     nas.send()
+    nas.command("dsm", "backup-settings")
     assert nas.center.uninstall(KEEP).ok
     assert not _settings_left(nas)
+    nas.install()
+    nas.wait_until_answers()
+    assert (nas.peer.ae_title, nas.peer.port) == ("HYBRID-OR", 11113)
+    nas.send()
+    nas.assert_all_kept()  # by the device that was there before
+
+
+def test_an_index_that_was_left_is_not_taken_for_complete(nas: Nas) -> None:
+    """The database was in use, then was not, and images came meanwhile; the settings are gone."""
     nas.install_ready()
+    nas.send()
+    nas.command("dsm", "use-database", "--embedded")
+    nas.wait_for("running")
+    nas.send()
+    nas.assert_all_kept()
+    assert nas.center.uninstall({"wizard_delete_settings": "true"}).ok
+    assert nas.mariadb.databases() == {PACKAGE}
+    assert nas.center.install(nas.spk, LATER).ok
+    nas.wait_for("needs-set-up", answering=False)
+    nas.command("dsm", "create-database", stdin=f"{ROOT_PASSWORD}\n")
+    nas.wait_until_answers()
+    nas.assert_all_kept()
+
+
+def test_installed_again_without_the_root_password(each_nas: Nas) -> None:
+    """As the wizard says: over kept settings it may be left empty."""
+    nas = each_nas
+    nas.install_ready(wizard_port="11113")
+    nas.send()
+    assert nas.center.uninstall(KEEP).ok
+    nas.install(wizard_db_root_password="")
+    nas.wait_until_answers()
+    assert nas.peer.port == 11113
     nas.send()
     nas.assert_all_kept()
 

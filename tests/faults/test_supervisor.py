@@ -14,11 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from angiovault.dsm import running
+from angiovault.dsm.panel import PanelOnDemand
 from angiovault.dsm.paths import Nas
+from angiovault.dsm.shares import Place
+from angiovault.dsm.signals import Signals
+from angiovault.dsm.supervisor import Supervisor
 from faults import instances
 from harness import synology
 from harness.dcmtk import echoscu, findscu, storescu
@@ -433,7 +438,7 @@ def test_the_settings_are_copied_beside_the_images(nas: Nas, start: Callable[...
     assert copy.stat().st_mode & 0o077 == 0
 
 
-def test_a_new_installation_does_not_write_over_the_copy_of_the_old_one(
+def test_a_new_installation_goes_on_with_the_settings_of_the_old_one(
     nas: Nas, start: Callable[..., Supervised]
 ) -> None:
     folder = synology.share(nas)
@@ -442,15 +447,41 @@ def test_a_new_installation_does_not_write_over_the_copy_of_the_old_one(
     copy = folder / "archive/.angiovault/settings/angiovault.ini"
     wait_until(copy.exists, "the copy")
     supervisor.stop()
-    copy.write_text(copy.read_text().replace("[dicom]", "[dicom]\nae-title = HYBRID-OR"))
+    device = "[device zeego]\nae-title = ZEEGO\nhost = 192.168.1.20\n"
+    copy.write_text(copy.read_text().replace("[dicom]", "[dicom]\nae-title = HYBRID-OR") + device)
     supervisor.write_settings("index =\n")  # as new: nothing is known of an archive
     supervisor.start()
     supervisor.wait_for("running")
-    wait_until(lambda: copy.exists() and "HYBRID-OR" not in copy.read_text(), "the new copy")
-    done = synology.command(nas, "restore")
-    assert done.returncode == 0, done.stderr
-    assert "Taken from the copy: ae-title." in done.stdout
-    assert synology.command(nas, "show", "ae-title").stdout == "HYBRID-OR\n"
+    assert supervisor.health()["ae_title"] == "HYBRID-OR"
+    assert "[device zeego]" in nas.settings.read_text()
+    wait_until(lambda: "archive-id" in copy.read_text(), "the copy of the new one's settings")
+    assert "HYBRID-OR" in copy.read_text()
+
+
+def test_the_copy_of_another_nas_is_not_written_over(nas: Nas, tmp_path: Path) -> None:
+    """The shared folder was brought back from a backup, onto a new NAS that runs already."""
+    storage = synology.share(nas) / "archive"
+    (storage / ".angiovault/settings").mkdir(parents=True)
+    nas.settings.write_text("[dicom]\nae-title = NEW\n")
+    copy, marker = storage / ".angiovault/settings/angiovault.ini", storage / ".angiovault/archive.json"
+    copy.write_text("[dicom]\nae-title = OLD\n")
+    with Signals() as signals:
+        supervisor = Supervisor(nas, signals)
+        supervisor._place = Place(storage, "ours")
+        supervisor._child = Mock()
+        for archive_id, title in (("theirs", "OLD"), ("ours", "NEW")):
+            marker.write_text(json.dumps({"id": archive_id}))
+            supervisor._backed_up = None
+            supervisor._back_up()
+            assert f"ae-title = {title}" in copy.read_text()
+        supervisor._panel.close()
+
+
+def test_a_panel_that_cannot_listen_is_not_started_again_and_again(nas: Nas) -> None:
+    (nas.panel / "in the way").mkdir(parents=True)
+    panel = PanelOnDemand(nas)
+    assert panel.waits_for is None
+    panel.close()
 
 
 def test_while_nothing_happens_the_disks_may_sleep(nas: Nas, start: Callable[..., Supervised], tmp_path: Path) -> None:

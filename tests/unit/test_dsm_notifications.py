@@ -82,6 +82,22 @@ def test_a_problem_that_comes_and_goes_is_told_once_a_day(told: Told) -> None:
     assert len(told.calls()) == 3
 
 
+def test_a_second_problem_of_a_day_is_told_when_it_outlasts_the_day(told: Told) -> None:
+    """Ten minutes away on Monday, then away for a week: the week is not hidden by the ten minutes."""
+    for hours in (0, 4):
+        told.clock.now += hours * 3600
+        _wait(told, AWAY)
+        told.clock.now += 61
+        _wait(told, AWAY)
+        assert len(told.calls()) == 1
+        if not hours:
+            _wait(told, {})
+    for _ in range(6):
+        told.clock.now += 4 * 3600
+        _wait(told, AWAY)
+    assert len(told.calls()) == 2
+
+
 def test_a_short_problem_is_not_told(told: Told) -> None:
     for _ in range(5):
         _wait(told, AWAY)

@@ -134,17 +134,26 @@ def test_what_cannot_be_used_is_said_and_left_out(nas: Nas, storage: Path) -> No
     assert settings.read(nas).config.tls_port == 2762
 
 
-def test_an_earlier_installations_copy_is_not_lost(nas: Nas, storage: Path) -> None:
-    """The new one's settings are copied before anybody asks for the old ones."""
-    settings.set_aside(storage)  # there is none
+def test_an_earlier_installations_settings_are_taken_over(nas: Nas, storage: Path) -> None:
+    """They go on with the archive, before the new one's settings are copied in their place."""
+    assert settings.take_over(nas, storage) == []  # there is no copy
     settings.back_up(nas, storage)
     nas.settings.write_text("[dicom]\nartim-timeout = 5\n")
-    settings.set_aside(storage)
+    assert settings.take_over(nas, storage)
     settings.back_up(nas, storage)
-    list(settings.restore(nas, storage))
     now = settings.read(nas).config
     assert (now.ae_title, now.port, now.artim_timeout) == ("HYBRID-OR", 11113, 5)
     assert read_file(nas.settings).has_section("device zeego")
+
+
+def test_a_copy_that_cannot_be_read_is_not_written_over(nas: Nas, storage: Path) -> None:
+    copy = settings.back_up(nas, storage)
+    copy.write_text("no settings at all")
+    (said,) = settings.take_over(nas, storage)
+    assert said.key == "setting_not_restored"
+    settings.back_up(nas, storage)
+    assert copy.with_suffix(".unreadable").read_text() == "no settings at all"
+    assert "HYBRID-OR" in copy.read_text()
 
 
 def test_without_a_copy_nothing_changes(nas: Nas, storage: Path) -> None:

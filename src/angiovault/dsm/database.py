@@ -44,13 +44,15 @@ def use_account(nas: Nas, account: Account, rebuild: bool = False) -> None:
     Problem
         When the database cannot be used.
     """
-    if rebuild or not _same(load(nas.settings).index, account):
-        mariadb.change_archive(nas, account)
+    known = load(nas.settings)
+    if rebuild or not _same(known.index, account):
+        mariadb.change_archive(nas, account, known.archive_id)
     save(nas.settings, {"index": account.url})
 
 
 def _same(url: IndexURL | None, account: Account) -> bool:
-    return url is not None and (url.unix_socket, url.user, url.database) == (
+    # Without a password it was never in use.
+    return url is not None and bool(url.password) and (url.unix_socket, url.user, url.database) == (
         str(account.socket),
         account.user,
         account.database,

@@ -39,7 +39,7 @@ def use_folder(nas: Nas, folder: Path) -> Place:
     if found:
         place = Place(storage, found)
         if found != expected:
-            settings.set_aside(storage)
+            settings.take_over(nas, storage)
     else:
         place = shares.create(storage, load(nas.settings, {"storage": str(storage)}), ask_index=not expected)
     account = Account.of(known.config.index)

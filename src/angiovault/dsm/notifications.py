@@ -22,6 +22,7 @@ _APP: Final = "com.angiovault.panel"
 _WHO: Final = "@administrators"
 _LASTS: Final = 60.0
 _AGAIN: Final = 86400.0
+_RETRY: Final = 600.0
 _MOST_SECONDS: Final = 15.0
 _LONGEST_REASON: Final = 400
 
@@ -56,6 +57,7 @@ class Notifier:
         self._today = today
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
+        self._not_before: dict[str, float] = {}
         self._running: list[tuple[subprocess.Popen[bytes], float]] = []
 
     def update(self, problems: Mapping[str, str]) -> None:
@@ -67,20 +69,26 @@ class Notifier:
                 self._told.discard(kind)
                 continue
             since = self._since.setdefault(kind, self._clock())
-            if kind not in self._told and self._clock() - since >= _LASTS:
+            if kind in self._told or self._clock() < max(since + _LASTS, self._not_before.get(kind, since)):
+                continue
+            if self._tell(kind, problems[kind]):
                 self._told.add(kind)
-                self._tell(kind, problems[kind])
+            else:
+                self._not_before[kind] = self._clock() + _RETRY
 
-    def _tell(self, kind: str, reason: str) -> None:
+    def _tell(self, kind: str, reason: str) -> bool:
+        """Tell of a problem; return whether it was told: not when it was less than a day ago."""
         # Kept in a file: what is started again and again must not tell again and again.
         last = jsonfile.read(self._nas.notified)
         if isinstance(last.get(kind), int | float) and 0 <= self._today() - last[kind] < _AGAIN:
-            return
+            return False
         try:
             jsonfile.write(self._nas.notified, {**last, kind: self._today()})
             self._start(command(self._nas, kind, reason))
         except OSError as error:
             log.warning("DSM cannot be told of a problem (%s): %s", kind, error)
+            return False
+        return True
 
     def _start(self, arguments: Sequence[str]) -> None:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)  # noqa: S603 - DSM's own program, no shell

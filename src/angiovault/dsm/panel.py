@@ -6,6 +6,7 @@ ends by itself when nothing was asked of it for a while.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -36,7 +37,7 @@ class PanelOnDemand:
         self._nas = nas
         self._child: subprocess.Popen[bytes] | None = None
         self._next_start = 0.0
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX)
         mask = os.umask(0o177)  # for our own user alone, from the beginning
         try:
             nas.panel.unlink(missing_ok=True)  # of a supervisor that was killed
@@ -44,6 +45,8 @@ class PanelOnDemand:
             self._socket.listen(_BACKLOG)
         except OSError as error:  # the service matters more
             log.error("there is no panel: %s cannot be made: %s", nas.panel, error)
+            self._socket.close()
+            self._socket = None
         finally:
             os.umask(mask)
 
@@ -54,6 +57,7 @@ class PanelOnDemand:
 
     def start(self) -> None:
         """Start the panel, since somebody asks for it."""
+        assert self._socket is not None
         descriptor = self._socket.fileno()
         arguments = ["panel", "--config", str(self._nas.settings), "--descriptor", str(descriptor)]
         command = [sys.executable, "-I", "-m", "angiovault.dsm.child", str(os.getpid()), *arguments]
@@ -72,8 +76,10 @@ class PanelOnDemand:
 
     def close(self) -> None:
         """End the panel and take its socket away."""
-        self._nas.panel.unlink(missing_ok=True)
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+            with contextlib.suppress(OSError):  # one that nobody listens on does no harm
+                self._nas.panel.unlink(missing_ok=True)
         if self._child is not None:
             self._child.terminate()
             try:

@@ -16,7 +16,6 @@ from angiovault.dsm.texts import Text
 from angiovault.inifile import ConfigError, edit_file, read_file
 
 _COPY: Final = Path(".angiovault/settings/angiovault.ini")
-_BEFORE: Final = Path(".angiovault/settings/angiovault-before.ini")
 _OF_THIS_NAS: Final = frozenset(("storage", "index", "archive-id", "log-file", "health-file"))
 """Settings that are found out anew on every NAS, and never taken from a copy."""
 _TLS_FILES: Final = ("tls-certificate", "tls-key", "tls-client-ca")
@@ -82,16 +81,26 @@ def back_up(nas: Nas, storage: Path) -> Path:
     return copy
 
 
-def set_aside(storage: Path) -> None:
-    """Keep the copy of an earlier installation, in whose place the next `back_up` would put the new one's settings.
+def take_over(nas: Nas, storage: Path) -> list[Text]:
+    """Take from the copy beside an archive that is new to these settings what they do not have.
+
+    The copy is that of an earlier installation, in whose place the next `back_up` puts the settings of this one. A copy
+    that cannot be read is kept under another name.
 
     Raises
     ------
-    OSError
-        When that cannot be done.
+    ConfigError, OSError
+        When the settings cannot be read or written.
     """
-    if (storage / _COPY).exists():
-        (storage / _COPY).replace(storage / _BEFORE)
+    copy = storage / _COPY
+    if not copy.exists():
+        return []
+    try:
+        read_file(copy)
+    except ConfigError as error:
+        copy.replace(copy.with_suffix(".unreadable"))
+        return [Text("setting_not_restored", name=copy.name, reason=str(error))]
+    return list(restore(nas, storage))
 
 
 def _without_password(parser: ConfigParser) -> ConfigParser:
@@ -109,9 +118,9 @@ def _content(parser: ConfigParser) -> dict[str, dict[str, str]]:
 
 
 def restore(nas: Nas, storage: Path) -> Iterator[Text]:
-    """Take from the copies beside the images what the settings do not have, devices included.
+    """Take from the copy beside the images what the settings do not have, devices included.
 
-    What is set stays, unless it is what it would be by default. An earlier installation's copy comes first.
+    What is set stays, unless it is what it would be by default.
 
     Yields
     ------
@@ -123,14 +132,10 @@ def restore(nas: Nas, storage: Path) -> Iterator[Text]:
     ConfigError
         When the settings or the copy cannot be read, or the settings not be written.
     """
-    copies = [storage / name for name in (_BEFORE, _COPY) if (storage / name).exists()]
-    if not copies:
+    copy = storage / _COPY
+    if not copy.exists():
         yield Text("no_copy")
-    for copy in copies:
-        yield from _restore_from(nas, copy)
-
-
-def _restore_from(nas: Nas, copy: Path) -> Iterator[Text]:
+        return
     copied, here = read_file(copy), read_file(nas.settings)
     changes: dict[str, str | None] = {}
     for row in SETTINGS:

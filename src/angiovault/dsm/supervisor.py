@@ -7,6 +7,7 @@ process always starts, waits for what is missing (settings that can be used, the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -126,14 +127,15 @@ class Supervisor:
     def run(self) -> None:
         """Work until told to stop."""
         while not self._signals.stop:
-            if self._signals.reload:
-                self._signals.reload = False
-                self._stop_child()
-                _log_to(self._nas)  # which may have been taken away
-                log.info("the settings are read again")
-                self._failures, self._next_try, self._backed_up = 0, 0.0, None
-            self._step()
-            self._panel.reap()
+            try:
+                if self._signals.reload:
+                    self._reload()
+                if self._signals.stop:
+                    break
+                self._step()
+                self._panel.reap()
+            except Exception:  # nobody starts this process again: whatever it is, the service goes on
+                log.exception("the supervisor met something unexpected")
             # The next start is not waited for in full: the settings may be corrected before.
             pause = _TICK if self._child else min(_TICK, self._next_try - time.monotonic())
             if self._signals.wait(pause, self._panel.waits_for):
@@ -141,6 +143,14 @@ class Supervisor:
         self._say(Text("stopping"))
         self._panel.close()
         self._stop_child()
+
+    def _reload(self) -> None:
+        """End the service, so that it begins anew with the settings as they are now."""
+        self._signals.reload = False
+        self._stop_child()
+        self._failures, self._next_try, self._backed_up = 0, 0.0, None
+        _log_to(self._nas)  # which may have been taken away
+        log.info("the settings are read again")
 
     def _step(self) -> None:
         """Do what is due."""
@@ -167,6 +177,7 @@ class Supervisor:
             known = settings.read(self._nas)
             self._config = known.config
             self._settle(known)
+            self._config = settings.read(self._nas).config
             self._start()
         except ConfigError as error:
             self._share = None
@@ -196,8 +207,9 @@ class Supervisor:
             with_storage = config.load(self._nas.settings, {"storage": str(storage)})
             place = shares.create(storage, with_storage)
             log.info("made the archive %s in %s", place.archive_id, place.storage)
-        elif not archive_id:  # an earlier installation's; `dsm restore` wants to have its settings, too
-            settings.set_aside(place.storage)
+        elif not archive_id:  # an earlier installation's: its devices are wanted as much as its images
+            for text in settings.take_over(self._nas, place.storage):
+                log.info("%s", text)
         if (place.storage, place.archive_id) != (known.storage, archive_id):
             config.save(self._nas.settings, {"storage": str(place.storage), "archive-id": place.archive_id})
             log.info("the archive %s is in %s", place.archive_id, place.storage)
@@ -300,7 +312,8 @@ class Supervisor:
             self._child.kill()
         self._child.wait()
         self._child = None
-        self._nas.health.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what it says is not believed without its process
+            self._nas.health.unlink(missing_ok=True)
 
     # ---- saying
 
@@ -351,8 +364,10 @@ class Supervisor:
             return
         self._backed_up = now.date()
         try:
-            settings.back_up(self._nas, self._place.storage)
-        except (ConfigError, OSError) as error:
+            # A shared folder that was brought back from a backup meanwhile holds the copy that is wanted.
+            if shares.marker_of(self._place.storage) == self._place.archive_id:
+                settings.back_up(self._nas, self._place.storage)
+        except (ConfigError, OSError, ValueError, Problem) as error:
             log.warning("the settings are not copied: %s", error)
 
 

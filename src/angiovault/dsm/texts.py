@@ -98,9 +98,9 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "folder_other_archive": (
         "{folder} does not hold the archive that is in use ({archive_id}), and that one is not empty or not to be seen "
-        "now. Stop the package, move the folder {storage} there, and choose it again.",
+        "now. Stop the package, move the folder {storage} there, start the package, and choose it again.",
         "{folder} 中不是当前使用的影像库（{archive_id}），而当前影像库不为空或暂时无法查看。"
-        "请停止套件，将文件夹 {storage} 移到该处，然后重新选择。",
+        "请停止套件，将文件夹 {storage} 移到该处，启动套件，然后重新选择。",
     ),
     "folder_used": (
         "The images are in {storage} from now on.",
