@@ -22,7 +22,6 @@ from angiovault.dsm import running
 from angiovault.dsm.panel import PanelOnDemand
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.shares import Place
-from angiovault.dsm.signals import Signals
 from angiovault.dsm.supervisor import Supervisor
 from faults import instances
 from harness import synology
@@ -465,16 +464,15 @@ def test_the_copy_of_another_nas_is_not_written_over(nas: Nas, tmp_path: Path) -
     nas.settings.write_text("[dicom]\nae-title = NEW\n")
     copy, marker = storage / ".angiovault/settings/angiovault.ini", storage / ".angiovault/archive.json"
     copy.write_text("[dicom]\nae-title = OLD\n")
-    with Signals() as signals:
-        supervisor = Supervisor(nas, signals)
-        supervisor._place = Place(storage, "ours")
-        supervisor._child = Mock()
-        for archive_id, title in (("theirs", "OLD"), ("ours", "NEW")):
-            marker.write_text(json.dumps({"id": archive_id}))
-            supervisor._backed_up = None
-            supervisor._back_up()
-            assert f"ae-title = {title}" in copy.read_text()
-        supervisor._panel.close()
+    supervisor = Supervisor(nas, Mock())
+    supervisor._place = Place(storage, "ours")
+    supervisor._child = Mock()
+    for archive_id, title in (("theirs", "OLD"), ("ours", "NEW")):
+        marker.write_text(json.dumps({"id": archive_id}))
+        supervisor._backed_up = None
+        supervisor._back_up()
+        assert f"ae-title = {title}" in copy.read_text()
+    supervisor._panel.close()
 
 
 def test_a_panel_that_cannot_listen_is_not_started_again_and_again(nas: Nas) -> None:
