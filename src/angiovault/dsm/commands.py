@@ -73,7 +73,8 @@ def main(arguments: Sequence[str], nas: Nas | None = None) -> int:
         if not nas.is_synology:
             raise Problem("not_synology", folder=nas.etc)
         _become_package_user(nas)
-        os.chdir("/")
+        if nas.user:
+            os.chdir("/")  # where root was, the package's user may not be
         run: _Run = args.run
         return run(nas, args)
     except Problem as problem:
