@@ -93,18 +93,18 @@ lang: document.documentElement.dataset.lang || "enu"}}[name]; }}</script>
 _NGINX = """\
 daemon off;
 worker_processes 1;
-pid /work/nginx.pid;
+pid /scratch/nginx.pid;
 error_log stderr;
 events {{ }}
 http {{
     access_log off;
     default_type application/octet-stream;
     types {{ text/html html; text/css css; application/javascript js; }}
-    client_body_temp_path /work/body;
-    fastcgi_temp_path /work/fastcgi;
-    proxy_temp_path /work/proxy;
-    uwsgi_temp_path /work/uwsgi;
-    scgi_temp_path /work/scgi;
+    client_body_temp_path /scratch/body;
+    fastcgi_temp_path /scratch/fastcgi;
+    proxy_temp_path /scratch/proxy;
+    uwsgi_temp_path /scratch/uwsgi;
+    scgi_temp_path /scratch/scgi;
     client_max_body_size 8m;
     server {{
         listen 127.0.0.1:{port};
@@ -126,7 +126,7 @@ http {{
             fastcgi_param SERVER_ADDR $server_addr;
             fastcgi_param SERVER_PORT $server_port;
             fastcgi_param SERVER_NAME $server_name;
-            fastcgi_pass unix:/work/fcgi.sock;
+            fastcgi_pass unix:/scratch/fcgi.sock;
         }}
     }}
 }}
@@ -146,9 +146,9 @@ for place in usr/share dev proc; do mkdir -p "$root/$place"; mount --rbind "/$pl
 mkdir -p "$root/stdlib"
 mount --bind "$2" "$root/stdlib"
 umask 0
-chroot --userspec="$3" "$root" fcgiwrap -f -c 2 -s unix:/work/fcgi.sock &
+chroot --userspec="$3" "$root" fcgiwrap -f -c 2 -s unix:/scratch/fcgi.sock &
 fcgi=$!
-chroot --userspec="$4" "$root" nginx -c /work/nginx.conf &
+chroot --userspec="$4" "$root" nginx -c /scratch/nginx.conf &
 trap 'kill $fcgi $!; wait; exit 0' TERM
 wait
 """
@@ -180,7 +180,7 @@ class Desktop(Server):
         user = f"{self._uid}:{self._uid}"
         nginx_user = f"{PACKAGE_UID}:{PACKAGE_UID}"
         arguments = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _START, "start"]
-        self._background = Background([*arguments, self.root, stdlib, user, nginx_user], log=self.root / "work/log")
+        self._background = Background([*arguments, self.root, stdlib, user, nginx_user], log=self.root / "scratch/log")
         self.background.wait_ready(self._answers)
         return self
 
@@ -281,7 +281,7 @@ class Desktop(Server):
             return False
 
     def _lay_out(self) -> None:
-        for place in ("usr/syno/seen", "work", "tmp"):
+        for place in ("usr/syno/seen", "scratch", "tmp"):
             (self.root / place).mkdir(parents=True)
             (self.root / place).chmod(0o777)
         for place in ("etc", "var/packages/angiovault/etc", "var/packages/angiovault/var"):
@@ -291,7 +291,7 @@ class Desktop(Server):
         (self.root / "etc/passwd").write_text(_USERS.format(uid=PACKAGE_UID))
         (self.root / "etc/group").write_text(_GROUPS.format(uid=PACKAGE_UID))
         shutil.copy("/etc/ld.so.cache", self.root / "etc/ld.so.cache")
-        (self.root / "work/nginx.conf").write_text(_NGINX.format(port=self.port))
+        (self.root / "scratch/nginx.conf").write_text(_NGINX.format(port=self.port))
         self._lay_out_target()
         self._lay_out_dsm()
         self.as_new()

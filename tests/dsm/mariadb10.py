@@ -8,8 +8,7 @@ from typing import Self
 
 import pymysql
 
-from harness.mariadb import MariaDB
-from harness.processes import Background, program
+from harness.mariadb import PASSWORD_RULE, MariaDB
 
 ROOT_PASSWORD = "r00t \"P$w'd\\ Ü张"
 """What people type: a blank, both quotes, a dollar sign, a backslash, other scripts."""
@@ -21,6 +20,8 @@ _ROOM = 1 << 30
 
 class MariaDB10(MariaDB):
     """The server of Synology's package MariaDB10; the socket lies alone in `run`, which becomes /run/mysqld."""
+
+    OPTIONS = PASSWORD_RULE
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,29 +35,7 @@ class MariaDB10(MariaDB):
             shutil.chown(self.data.parent, self._user.pw_name)
 
     def start(self) -> Self:
-        if not self.data.exists():
-            self._install()
-        self._background = Background(
-            [
-                program("mariadbd"),
-                "--no-defaults",
-                "--skip-networking",
-                f"--socket={self.socket}",
-                f"--datadir={self.data}",
-                f"--tmpdir={self.folder}",
-                "--innodb-buffer-pool-size=64M",
-                "--innodb-log-file-size=32M",
-                f"--user={self._user.pw_name}",
-                # Debian's plugin with the rule of synology_password_check.
-                "--plugin-load-add=simple_password_check",
-                "--simple-password-check-minimal-length=10",
-                "--simple-password-check-digits=1",
-                "--simple-password-check-letters-same-case=1",
-                "--simple-password-check-other-characters=1",
-            ],
-            log=self.folder / "log",
-        )
-        self.background.wait_ready(self._answers, seconds=60)
+        super().start()
         if not self._root_password:
             self.set_root_password(ROOT_PASSWORD)
         return self

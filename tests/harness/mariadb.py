@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import pymysql
 
@@ -15,6 +15,14 @@ from harness.processes import Background, Server, program
 
 # struct sockaddr_un holds 108 bytes with the final NUL.
 _LONGEST_SOCKET_PATH = 107
+PASSWORD_RULE = (
+    "--plugin-load-add=simple_password_check",
+    "--simple-password-check-minimal-length=10",
+    "--simple-password-check-digits=1",
+    "--simple-password-check-letters-same-case=1",
+    "--simple-password-check-other-characters=1",
+)
+"""Options for Debian's plugin with the rule of Synology's `synology_password_check`."""
 
 
 class MariaDB(Server):
@@ -23,6 +31,9 @@ class MariaDB(Server):
     The server never runs as root: root's server runs as the user `mysql`. Its folder lies beside pytest's, since
     nobody but root may enter those, and since the path of a socket is short.
     """
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
+    """Further options of the server."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +59,7 @@ class MariaDB(Server):
                 "--innodb-buffer-pool-size=64M",
                 "--innodb-log-file-size=32M",
                 f"--user={self._user.pw_name}",
+                *self.OPTIONS,
             ],
             log=self.folder / "log",
         )

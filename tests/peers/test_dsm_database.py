@@ -18,8 +18,7 @@ from angiovault.indexurl import IndexURL
 from faults import instances
 from harness import synology
 from harness.dcmtk import findscu, storescu
-from harness.mariadb import MariaDB
-from harness.processes import Background, program
+from harness.mariadb import PASSWORD_RULE, MariaDB
 from harness.synology import Supervised
 from harness.waiting import wait_until
 
@@ -31,24 +30,14 @@ ROOT = "Rööt \"p'w$d\\ 张 1"
 class Server(MariaDB):
     """A server of its own: root has a password, and new ones have to be good."""
 
+    OPTIONS = PASSWORD_RULE
+
     def __init__(self) -> None:
         super().__init__()
         self._password = b""
 
     def start(self) -> Self:
-        if not self.data.exists():
-            self._install()
-        self._background = Background(
-            [
-                program("mariadbd"), "--no-defaults", "--skip-networking", f"--socket={self.socket}",
-                f"--datadir={self.data}", f"--tmpdir={self.folder}",
-                "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M",
-                f"--user={self._user.pw_name}", "--plugin-load-add=simple_password_check",
-                "--simple-password-check-minimal-length=10",
-            ],
-            log=self.folder / "log",
-        )  # fmt: skip
-        self.background.wait_ready(self._answers, seconds=60)
+        super().start()
         if not self._password:
             self.execute("SET PASSWORD FOR root@localhost = PASSWORD(%s)", (ROOT,))
             self._password = ROOT.encode()
