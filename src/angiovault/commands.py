@@ -17,9 +17,10 @@ from angiovault.archive.finding.selection import conflicts as conflicting
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
-from angiovault.config import Config, config_path, flag_values, read_ae_title
+from angiovault.config import Config, config_path, flag_values
 from angiovault.devices import DEVICE_SETTINGS, Device, DeviceBook
 from angiovault.dimse import retrieve, scu
+from angiovault.kinds import read_ae_title
 from angiovault.progress import Progress
 
 PARTLY = 3

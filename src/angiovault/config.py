@@ -8,10 +8,9 @@ The fields of `Config` are the one table. The INI file, the flags of `angiovault
 import argparse
 import dataclasses
 import difflib
-import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from configparser import ConfigParser
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +19,7 @@ from typing import Any
 
 from angiovault.indexurl import IndexURL
 from angiovault.inifile import ConfigError, edit_file, read_file
+from angiovault.kinds import AE_TITLE, ARCHIVE_ID, FILE, FOLDER, INDEX, IP, YES_NO, Kind, choice, integer
 
 CONFIG_VARIABLE = "ANGIOVAULT_CONFIG"
 DEFAULT_FILE = "angiovault.ini"
@@ -35,110 +35,6 @@ class UnknownDevices(StrEnum):
     ECHO = "echo"
     STORE = "store"
     ALL = "all"
-
-
-# --- Kinds of values: what is allowed, in words, and how the text is read -------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A type of setting. `read` takes the text and the folder relative paths start at; it raises ValueError."""
-
-    type: str
-    allowed: str
-    read: Callable[[str, Path], Any]
-    secret: bool = False
-
-
-def read_ae_title(text: str) -> str:
-    """Check an AE title (PS3.5 6.2, VR AE); blanks around it mean nothing. Raises ValueError."""
-    title = text.strip(" ")
-    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
-        raise ValueError
-    return title
-
-
-def integer(low: int, high: int) -> Kind:
-    """Make the kind of a whole number from `low` to `high`."""
-
-    def read(text: str, _base: Path) -> int:
-        # Not int() alone: it also takes signs, underscores and digits of other scripts.
-        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-
-    return Kind("number", f"a whole number from {low} to {high}", read)
-
-
-def choice(values: Iterable[str], make: Callable[[str], Any] = str) -> Kind:
-    """Make the kind of one word of a list, written in upper or lower case; `make` turns the word into the value."""
-    words = {value.lower(): value for value in values}
-
-    def read(text: str, _base: Path) -> Any:
-        if text.lower() not in words:
-            raise ValueError
-        return make(words[text.lower()])
-
-    return Kind("choice", f"one of: {', '.join(words.values())}", read)
-
-
-def _read_ip(text: str, _base: Path) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise ValueError from None  # its message says less than ours
-
-
-def _path(text: str, base: Path) -> Path:
-    try:
-        return base.absolute() / Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError("there is no such home folder") from None
-
-
-def _read_folder(text: str, base: Path) -> Path:
-    if not text:
-        raise ValueError
-    return _path(text, base)
-
-
-def _read_file_or_none(text: str, base: Path) -> Path | None:
-    return _path(text, base) if text else None
-
-
-def _read_index(text: str, base: Path) -> IndexURL | None:
-    return IndexURL.parse(text, base) if text else None
-
-
-def _read_archive_id(text: str, _base: Path) -> str:
-    if not re.fullmatch(r"([0-9a-f]{32})?", text.lower()):
-        raise ValueError
-    return text.lower()
-
-
-def _read_bool(text: str, _base: Path) -> bool:
-    if text.lower() not in ConfigParser.BOOLEAN_STATES:
-        raise ValueError
-    return ConfigParser.BOOLEAN_STATES[text.lower()]
-
-
-AE_TITLE = Kind(
-    "AE title",
-    "1 to 16 ASCII characters, not only blanks, without backslash and control characters",
-    lambda text, _base: read_ae_title(text),
-)
-_IP = Kind("IP address", "an IPv4 or IPv6 address of this machine", _read_ip)
-_YES_NO = Kind("yes or no", "yes or no", _read_bool)
-_FOLDER = Kind("folder", "a folder's path", _read_folder)
-_FILE = Kind("file", "a file's path, or empty", _read_file_or_none)
-_ARCHIVE_ID = Kind("id", "32 hexadecimal digits, or empty", _read_archive_id)
-_INDEX = Kind(
-    "URL",
-    "sqlite:///relative/file, sqlite:////absolute/file, mysql://user:password@/database?unix_socket=/path, "
-    "mysql://user:password@host:port/database, or empty",
-    _read_index,
-    secret=True,
-)
 
 
 # --- The table ------------------------------------------------------------------------------------------------------
@@ -197,7 +93,7 @@ class Config:
     ae_title: str = setting("dicom", AE_TITLE, "ANGIOVAULT", "The archive's own AE title.", flag="AET")
     bind: str = setting(
         "dicom",
-        _IP,
+        IP,
         "0.0.0.0",  # noqa: S104 - an archive is there for the other machines; what they may do is set below
         "Address to listen on. 127.0.0.1 is this machine only, 0.0.0.0 every IPv4 address, :: every address.",
         flag="IP",
@@ -205,7 +101,7 @@ class Config:
     port: int = setting("dicom", integer(0, 65535), "11112", "TCP port for DICOM; 0 takes any free port.", flag="N")
     check_called_ae_title: bool = setting(
         "dicom",
-        _YES_NO,
+        YES_NO,
         "no",
         "Refuse associations that call another AE title than the archive's. Off by default: many devices are set up "
         "with a wrong title and work elsewhere, and the title is no secret that protects anything.",
@@ -232,7 +128,7 @@ class Config:
     )
     storage: Path = setting(
         "archive",
-        _FOLDER,
+        FOLDER,
         "./archive",
         "Folder that holds the instances. A relative path starts at the configuration file's folder; given as a flag "
         "or left at its default, at the current folder.",
@@ -240,7 +136,7 @@ class Config:
     )
     index: IndexURL | None = setting(
         "archive",
-        _INDEX,
+        INDEX,
         "",
         "Database of the index; empty is an SQLite file beside the storage folder, named after it with "
         ".index.sqlite3 added. Write special characters in user, password and paths as %XX. A password belongs in the "
@@ -250,7 +146,7 @@ class Config:
     )
     archive_id: str = setting(
         "archive",
-        _ARCHIVE_ID,
+        ARCHIVE_ID,
         "",
         "Id of the archive that the storage must hold, as in its .angiovault/archive.json. If set, a folder without it "
         "counts as not mounted, also while the index is away, and no new archive is ever made; empty asks the index.",
@@ -273,21 +169,21 @@ class Config:
     )
     tls_port: int = setting("tls", integer(0, 65535), "0", "TCP port for DICOM over TLS; 0 is off.")
     tls_certificate: Path | None = setting(
-        "tls", _FILE, "", "PEM file with the archive's certificate and the chain above it."
+        "tls", FILE, "", "PEM file with the archive's certificate and the chain above it."
     )
-    tls_key: Path | None = setting("tls", _FILE, "", "PEM file with the certificate's private key, not encrypted.")
+    tls_key: Path | None = setting("tls", FILE, "", "PEM file with the certificate's private key, not encrypted.")
     tls_client_ca: Path | None = setting(
-        "tls", _FILE, "", "PEM file with certificate authorities. If set, callers must show a certificate of theirs."
+        "tls", FILE, "", "PEM file with certificate authorities. If set, callers must show a certificate of theirs."
     )
     log_level: str = setting(
         "log", choice(("debug", "info", "warning", "error")), "info", "Least important message to log.", flag="LEVEL"
     )
     log_file: Path | None = setting(
-        "log", _FILE, "", "File to log to; empty is standard error. It may be rotated while the archive runs."
+        "log", FILE, "", "File to log to; empty is standard error. It may be rotated while the archive runs."
     )
     health_file: Path | None = setting(
         "log",
-        _FILE,
+        FILE,
         "",
         "File in which the running service tells other programs what is wrong, as JSON: storage, disk, database, "
         "commitment. Written only when that changes; empty is none.",

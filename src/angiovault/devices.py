@@ -13,12 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from angiovault.config import (
-    AE_TITLE,
     DEVICE_SECTION,
-    Kind,
     UnknownDevices,
-    choice,
-    integer,
     reference,
     setting,
     settings_of,
@@ -26,6 +22,7 @@ from angiovault.config import (
     suggestion,
 )
 from angiovault.inifile import ConfigError, edit_file, read_file
+from angiovault.kinds import AE_TITLE, Kind, choice, integer
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 CHARACTER_SETS = ("auto", "GB18030", "ISO 2022 IR 58", "ISO_IR 100", "ISO_IR 192")
@@ -96,7 +93,7 @@ def _read_allow(text: str, _base: Path) -> frozenset[Operation]:
 _HOSTS = Kind(
     "hosts", "host names, IP addresses or networks like 192.168.1.0/24, with commas between them", _read_hosts
 )
-_OPTIONAL_PORT = Kind("number", f"{_PORT.allowed}, or empty", _read_port)
+_OPTIONAL_PORT = Kind("number", f"{_PORT.allowed}, or empty", _read_port, limits=_PORT.limits)
 _ALLOW = Kind("list", f"all, none, or some of: {', '.join(Operation)}", _read_allow)
 
 

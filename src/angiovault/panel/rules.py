@@ -1,27 +1,23 @@
-"""What a setting may hold, as data for the script that checks while a person types; made of the kinds in `config`."""
+"""What a setting may hold, as data for the script that checks while a person types; made of the kinds."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from angiovault.config import Kind, Setting
+from angiovault.config import Setting
 from angiovault.inifile import ConfigError
+from angiovault.kinds import Kind
 from angiovault.panel.web import Message, said
-
-_NUMBER = re.compile(r"a whole number from ([0-9]+) to ([0-9]+)")
-_CHOICE = re.compile(r"one of: (.+)")
 
 
 def rule_of(kind: Kind) -> dict[str, Any]:
     """Return a kind as data: its `kind`, and the limits or words where it has some."""
-    number, choice = _NUMBER.match(kind.allowed), _CHOICE.fullmatch(kind.allowed)
-    if number:
-        return {"kind": "number", "low": int(number[1]), "high": int(number[2])}
-    if choice:
-        return {"kind": "choice", "words": choice[1].split(", ")}
+    if kind.limits:
+        return {"kind": "number", "low": kind.limits[0], "high": kind.limits[1]}
+    if kind.words:
+        return {"kind": "choice", "words": list(kind.words)}
     return {"kind": kind.type.replace(" ", "-").lower()}
 
 
