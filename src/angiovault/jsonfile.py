@@ -38,3 +38,10 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read_of_running(path: Path) -> dict[str, Any]:
+    """Return what a process says of itself, its ``pid`` among it; an empty dictionary when that process has ended."""
+    said = read(path)
+    pid = said.get("pid")
+    return said if isinstance(pid, int) and Path(f"/proc/{pid}").exists() else {}

@@ -13,6 +13,7 @@ from harness.waiting import wait_until
 pytestmark = pytest.mark.root
 
 PICTURES = REPOSITORY / "build/screenshots"
+SETCAP = "sudo setcap cap_net_bind_service=+ep /volume1/@appstore/angiovault/python/bin/python3.13"
 LOG = "".join(
     f"2026-11-20 08:{minute:02} INFO angiovault.dimse: association from ARTIS@192.0.2.31 accepted, 12 instances\n"
     for minute in range(60)
@@ -201,7 +202,7 @@ def test_every_state_fits_into_the_window(
     else:
         (desktop.package / "etc/angiovault.ini").write_text("[dicom]\nport = 104\n")
         key = {"failing": "crashed", "port": "port_privileged"}.get(state, state.replace("-", "_"))
-        values = {"reason": "signal 11", "port": 104, "python": "/volume1/@appstore/angiovault/python/bin/python3.13"}
+        values = {"reason": "signal 11", "port": 104, "command": SETCAP}
         english, chinese = (text.format(folder="/volume1/angiography", **values) for text in TEXTS[key])
         desktop.supervised(state, message=english, message_zh=chinese, restarts=2)
     browser.resize(width, 720)

@@ -188,7 +188,7 @@ def test_ports_below_1024_name_the_command(monkeypatch: pytest.MonkeyPatch) -> N
         def bind(self, _address: Any) -> None:
             raise PermissionError
 
-    monkeypatch.setattr("angiovault.panel.network.socket.socket", NotAllowed)
+    monkeypatch.setattr("angiovault.network.socket.socket", NotAllowed)
     problem = network.port_problem("0.0.0.0", 104)
     assert problem is not None
     assert problem["key"] == "wrong.port-low"

@@ -6,9 +6,7 @@ checked by the settings' own rules, and a bad one is said and left out: a packag
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final
 
 from angiovault.config import SETTINGS, load, save
@@ -17,6 +15,7 @@ from angiovault.dsm.mariadb import Account
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.texts import Problem, Text
 from angiovault.inifile import ConfigError, read_file
+from angiovault.network import setcap_command
 
 Say = Callable[[Text], None]
 
@@ -73,7 +72,7 @@ def _write_settings(nas: Nas, values: Mapping[str, str], say: Say) -> None:
     if changes:
         save(nas.settings, changes)
     if int(changes.get("port") or 0) in range(1, _LAST_PRIVILEGED + 1):
-        say(Text("port_privileged", port=changes["port"], python=Path(sys.executable).resolve()))
+        say(Text("port_privileged", port=changes["port"], command=setcap_command()))
 
 
 def _set_up_database(nas: Nas, values: Mapping[str, str], say: Say, new: bool) -> None:

@@ -86,9 +86,7 @@ def state(nas: Nas) -> dict[str, Any]:
 
 def health(nas: Nas) -> dict[str, Any]:
     """Return what the running service says of itself, an empty dictionary when none does."""
-    said = jsonfile.read(nas.health)
-    pid = said.get("pid")
-    return said if isinstance(pid, int) and Path(f"/proc/{pid}").exists() and supervisor(nas) else {}
+    return jsonfile.read_of_running(nas.health) if supervisor(nas) else {}
 
 
 def reload(nas: Nas) -> bool:

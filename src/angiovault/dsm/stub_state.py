@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import socket
-import struct
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,13 +11,14 @@ from typing import Final
 from angiovault.dsm import running
 from angiovault.dsm.paths import Nas
 from angiovault.inifile import ConfigError, read_file
+from angiovault.logtail import last_lines, without_passwords
+from angiovault.network import ipv4_addresses
 
 _STATES: Final = {
     *("starting", "needs-set-up", "share-missing", "share-denied"),
     *("configuration", "port", "failing", "stopping", running.STOPPED),
 }
 
-_SIOCGIFADDR: Final = 0x8915
 _NOT_FOR_DEVICES: Final = ("lo", "docker", "veth")
 
 _LOG_LINES: Final = 100
@@ -29,7 +26,6 @@ _LOG_BYTES: Final = 1 << 17
 _LINE_SIGNS: Final = 1000
 # Control characters, and those that turn the direction of writing: they could make a line look like another one.
 _INVISIBLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-_PASSWORD: Final = re.compile(r"(://[^\s:/@]*):[^\s@]*@")
 
 
 @dataclass(frozen=True)
@@ -73,35 +69,19 @@ def read_state(nas: Nas) -> State:
 
 
 def addresses() -> tuple[str, ...]:
-    """List the machine's IPv4 addresses with their interfaces (netdevice(7)), without those no device can reach."""
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _index, name in socket.if_nameindex():
-            if name.startswith(_NOT_FOR_DEVICES):
-                continue
-            try:
-                answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", os.fsencode(name)))
-            except OSError:  # an interface without an IPv4 address
-                continue
-            found.append(f"{socket.inet_ntoa(answer[20:24])} ({name})")
-    return tuple(found)
+    """List the machine's IPv4 addresses with their interfaces, without those no device can reach."""
+    return tuple(f"{address} ({name})" for name, address in ipv4_addresses() if not name.startswith(_NOT_FOR_DEVICES))
 
 
 def last_log_lines(log: Path) -> list[str]:
     """Return the last lines of the log, safe to look at; none when there is no log."""
     try:
-        with log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LOG_BYTES))
-            data = file.read(_LOG_BYTES)
+        lines, _ = last_lines(log, _LOG_BYTES)
     except FileNotFoundError:
         return []
     except OSError as error:
         return [f"{log}: {error.strerror}"]
-    lines = data.decode("utf-8", "replace").split("\n")
-    if size > _LOG_BYTES:
-        del lines[0]  # its start is cut off
-    return [_visible(line)[:_LINE_SIGNS] for line in lines if line][-_LOG_LINES:]
+    return [_visible(line)[:_LINE_SIGNS] for line in lines[-_LOG_LINES:]]
 
 
 def _reachable(bind: str) -> tuple[str, ...]:
@@ -131,4 +111,4 @@ def _local_time(text: str) -> str:
 def _visible(text: str) -> str:
     """Return text in which nothing is hidden but passwords."""
     shown = _INVISIBLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\t", "    "))
-    return _PASSWORD.sub(r"\1:***@", shown)
+    return without_passwords(shown)

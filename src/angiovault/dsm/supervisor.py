@@ -12,12 +12,10 @@ import errno
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from angiovault import config, jsonfile, logs
@@ -30,6 +28,7 @@ from angiovault.dsm.shares import Place
 from angiovault.dsm.signals import Signals
 from angiovault.dsm.texts import CHINESE, ENGLISH, Problem, Text
 from angiovault.inifile import ConfigError
+from angiovault.network import setcap_command, try_to_listen
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,6 @@ class Supervisor:
             known = settings.read(self._nas)
             self._config = known.config
             self._settle(known)
-            self._config = settings.read(self._nas).config
             self._start()
         except ConfigError as error:
             self._share = None
@@ -210,6 +208,7 @@ class Supervisor:
         elif not archive_id:  # an earlier installation's: its devices are wanted as much as its images
             for text in settings.take_over(self._nas, place.storage):
                 log.info("%s", text)
+            self._config = settings.read(self._nas).config
         if (place.storage, place.archive_id) != (known.storage, archive_id):
             config.save(self._nas.settings, {"storage": str(place.storage), "archive-id": place.archive_id})
             log.info("the archive %s is in %s", place.archive_id, place.storage)
@@ -373,14 +372,11 @@ class Supervisor:
 
 def _port_problem(settled: Config) -> Text | None:
     """Return why the port cannot be had, None when it can; asked when the service has ended, so that we may try."""
-    family = socket.AF_INET6 if ":" in settled.bind else socket.AF_INET
     for port in filter(None, (settled.port, settled.tls_port)):
         try:
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((settled.bind, port))
+            try_to_listen(settled.bind, port)
         except PermissionError:
-            return Text("port_privileged", port=port, python=Path(sys.executable).resolve())
+            return Text("port_privileged", port=port, command=setcap_command())
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return Text("port_taken", port=port)

@@ -41,10 +41,9 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "端口 {port} 已被本机的其他程序占用：请为 AngioVault 选择其他端口（通常为 11112），或停止该程序。",
     ),
     "port_privileged": (
-        "Port {port} is for root only: choose 11112, or allow it as root with "
-        "`sudo setcap cap_net_bind_service=+ep {python}` and start the package again; each upgrade of the package "
-        "takes that back.",
-        "端口 {port} 只供 root 使用：请选择 11112，或以 root 身份运行 `sudo setcap cap_net_bind_service=+ep {python}` "
+        "Port {port} is for root only: choose 11112, or allow it as root with `{command}` and start the package again; "
+        "each upgrade of the package takes that back.",
+        "端口 {port} 只供 root 使用：请选择 11112，或以 root 身份运行 `{command}` "
         "后重新启动套件；每次升级套件后都需要重新执行。",
     ),
     "failing": (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from angiovault.logs import escape
+from angiovault.logtail import last_lines, without_passwords
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _LOOKED_THROUGH: Final = 4 << 20
@@ -18,7 +19,6 @@ _HANDED_OUT: Final = 32 << 20
 _LONGEST_LINE: Final = 4000
 
 _RECORD: Final = re.compile(r"(?P<time>\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}) (?P<level>[A-Z]+) (?P<text>.*)")
-_PASSWORD: Final = re.compile(r"(://[^\s:/@]*):[^\s@]*@")
 # The folder of a study, DATE_NAME_ID_HASH, whose parts are `layout.clean`: no slash or blank is in them.
 _STUDY_FOLDER: Final = re.compile(r"(\d{4}-\d{2}-\d{2}|undated)_[\w^.\-]*_([0-9a-f]{8})(?![\w^\-])")
 # A file that was imported from, blanks and all, up to what is said of it.
@@ -44,9 +44,9 @@ def last_records(
     OSError
         When the log cannot be read.
     """
-    lines, whole = _tail(path, size)
+    lines, whole = last_lines(path, size)
     wanted, threshold = text.casefold(), LEVELS.index(level) if level in LEVELS else 0
-    kept = [record for record in _records(lines) if _is_wanted(record, wanted, threshold)]
+    kept = [record for record in _records(map(_safe, lines)) if _is_wanted(record, wanted, threshold)]
     return kept[-most:], whole and len(kept) <= most
 
 
@@ -70,19 +70,8 @@ def _records(lines: Iterable[str]) -> Iterator[dict[str, str]]:
         yield record
 
 
-def _tail(path: Path, size: int) -> tuple[list[str], bool]:
-    """Return the last lines, safe to look at, and whether they are all."""
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - size))
-        lines = file.read(size).decode("utf-8", "replace").split("\n")
-    if end > size:
-        del lines[0]  # its start is cut off
-    return [_safe(line) for line in lines if line], end <= size
-
-
 def _safe(line: str) -> str:
-    return _PASSWORD.sub(r"\1:***@", escape(line.replace("\t", "    "))[:_LONGEST_LINE])
+    return without_passwords(escape(line.replace("\t", "    "))[:_LONGEST_LINE])
 
 
 def download(path: Path, with_names: bool, storage: str) -> Iterator[bytes]:

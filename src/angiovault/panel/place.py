@@ -41,9 +41,7 @@ class Place:
             return running.health(self.nas)
         if config is None or config.health_file is None:
             return {}
-        said = jsonfile.read(config.health_file)
-        pid = said.get("pid")
-        return said if isinstance(pid, int) and Path(f"/proc/{pid}").exists() else {}
+        return jsonfile.read_of_running(config.health_file)
 
     def log(self, config: Config | None) -> Path | None:
         """Return the log file, None when the service logs to standard error."""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from angiovault.config import SETTINGS, Config
 from angiovault.indexurl import IndexURL
 from angiovault.inifile import ConfigError, read_file
+from angiovault.network import setcap_command
 from angiovault.panel import folders, network
 from angiovault.panel.place import Place
 from angiovault.panel.rules import problem_of, rules_of
@@ -87,7 +88,7 @@ class Form:
             },
             "rules": {**rules_of(list(ROWS.values())), "port": {**rules_of([ROWS["port"]])["port"], "low": 1}},
             "addresses": network.addresses(),
-            "setcap": network.setcap_command(),
+            "setcap": setcap_command(),
             "nas": nas is not None,
             "file": str(self.place.settings.absolute()),
             "unreadable": self.unreadable,
