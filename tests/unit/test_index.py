@@ -14,6 +14,7 @@ import peewee
 import pymysql
 import pytest
 
+from angiovault.archive.adding import Adding
 from angiovault.archive.finding.selection import Selection, conflicts, instances, versions
 from angiovault.archive.header import Header
 from angiovault.archive.index import (
@@ -156,7 +157,7 @@ def test_nobody_else_adds_to_an_index_that_is_being_rebuilt(index: Index) -> Non
     assert index.incomplete
     index.clear()
     long = entry("1.9")
-    problems = index.add_all([entry("1.1"), entry("1.2"), entry("1.1"), entry("1.2", content="b"), long])
+    problems = index.rebuild([entry("1.1"), entry("1.2"), entry("1.1"), entry("1.2", content="b"), long])
     assert problems == [""] * 5
     assert index.mark(complete=True) is False
     assert not index.incomplete
@@ -168,16 +169,16 @@ def test_nobody_else_adds_to_an_index_that_is_being_rebuilt(index: Index) -> Non
 def test_one_that_cannot_be_indexed_does_not_hold_up_the_others(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = Index._add
+    new_series = Adding._series
 
-    def fail_in_the_middle(self: Index, one: Entry) -> str:
-        outcome = add(self, one)
-        if one.header.sop_instance_uid == "1.2":
+    def fail_in_the_middle(self: Adding, header: Header, study: Any) -> Any:
+        series = new_series(self, header, study)
+        if header.sop_instance_uid == "1.2":
             raise peewee.DataError(1406, "Data too long for column 'x'")
-        return outcome
+        return series
 
-    monkeypatch.setattr(Index, "_add", fail_in_the_middle)
-    problems = index.add_all([entry("1.1"), entry("1.2"), entry("1.3")])
+    monkeypatch.setattr(Adding, "_series", fail_in_the_middle)
+    problems = index.rebuild([entry("1.1"), entry("1.2"), entry("1.3")])
     assert [bool(problem) for problem in problems] == [False, True, False]
     assert _study(index)["instance_count"] == 2  # nothing of the second one is left
     with pytest.raises(IndexRefuses, match="Data too long"):
@@ -372,7 +373,7 @@ def test_statements_at_work_are_those_of_mariadb_10_0(index: Index, caplog: pyte
         lambda: conflicts(index),
         lambda: instances(index, Selection(patient_ids=["P1"], study_uids=["1.2.3"])),
         lambda: index.mark(complete=False),
-        lambda: index.add_all([entry("1.5")]),
+        lambda: index.rebuild([entry("1.5")]),
         index.clear,
     ]
     with caplog.at_level(logging.DEBUG, logger="peewee"):

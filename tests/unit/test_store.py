@@ -23,7 +23,7 @@ PLACE = PurePosixPath("2024/2024-03/study/series/0001.dcm")
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "archive")
     store.open(store.create())
-    store.prepare()
+    store.incoming.prepare()
     return store
 
 
@@ -33,9 +33,13 @@ def _receive(store: Store, data: bytes = b"data set", place: PurePosixPath = PLA
         incoming.write(data)
         incoming.write_back()
         incoming.seal()
-        return incoming.settle(place)
+        store.make_folder(place)
+        new = store.link(incoming.path, place)
+        store.sync([place])
+        return new
     finally:
         incoming.discard()
+        store.incoming.drop_spares()
 
 
 def _incoming(store: Store) -> list[Path]:
@@ -90,7 +94,10 @@ def test_nothing_is_taken_in_while_the_storage_is_away_or_another(store: Store, 
         store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     store.root.mkdir()
     with pytest.raises(NotMounted):
-        store.settle(away / "file", PLACE)
+        store.make_folder(PLACE)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotMounted):
+        store.link(tmp_path / "file", PLACE)
     assert list(store.root.iterdir()) == []
     store.create()
     with pytest.raises(NotMounted, match="holds another archive"):
@@ -189,7 +196,7 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not
     incoming = store.private / "incoming"
     for name in (f"{ended.pid}-dead", f"{os.getppid()}-living", f"{os.getpid()}-mine", "stranger"):
         (incoming / name).touch()
-    store.remove_unfinished()
+    store.incoming.remove_unfinished()
     assert [path.name for path in _incoming(store)] == [f"{os.getppid()}-living"]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.archive import Archive, DatasetMismatch, Receipt
+from angiovault.archive.archive import SET_ASIDE, Archive, DatasetMismatch, Receipt
 from angiovault.archive.exchange.import_sources import (
     FAILED,
     MEDIA_STORAGE_DIRECTORY,
@@ -26,12 +27,15 @@ from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
 from angiovault.archive.index import IndexUnavailable
+from angiovault.archive.store import StorageError
 
 log = logging.getLogger(__name__)
 
 DONE_BEFORE: Final = "done before"
 
 _CHUNK: Final = 1 << 20
+_TOGETHER: Final = 50
+_REST_SECONDS: Final = 5.0
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
 
@@ -57,6 +61,16 @@ class Imported:
     outcome: str
     reason: str = ""
     size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """An instance that is durable in the archive, and its source."""
+
+    source: Source
+    state: _State
+    receipt: Receipt
+    taking_over: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +122,26 @@ def import_paths(archive: Archive, paths: Iterable[Path], move: bool = False) ->
         When the archive can take in nothing more: the storage is full, or away.
     """
     archive.check()
-    with ImportedBefore(archive.store) as before:
-        for source in find_sources(paths, archive.store, move):
-            yield _import(archive, source, before, move)
+    line: deque[Imported | _Taken] = deque()  # so many are settled together
+    try:
+        with ImportedBefore(archive.store) as before:
+            for source in find_sources(paths, archive.store, move):
+                line.append(_take_in(archive, source, before, move))
+                if len(line) >= _TOGETHER:
+                    yield from _finished(archive, before, line)
+            yield from _finished(archive, before, line)
+    finally:
+        archive.rest(_REST_SECONDS)
 
 
-def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool) -> Imported:
+def _finished(archive: Archive, before: ImportedBefore, line: deque[Imported | _Taken]) -> Iterator[Imported]:
+    while line:
+        item = line.popleft()
+        yield item if isinstance(item, Imported) else _finish(archive, before, item)
+
+
+def _take_in(archive: Archive, source: Source, before: ImportedBefore, move: bool) -> Imported | _Taken:
+    """Make an instance durable in the archive, or say why that is not to be."""
     if source.outcome:
         return Imported(source.name, source.outcome, source.reason)
     taking_over = move and source.removable
@@ -127,12 +155,20 @@ def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool
         return Imported(source.name, SKIPPED, str(what))
     except source.faults as error:
         return Imported(source.name, FAILED, str(error) or type(error).__name__)
-    reason = ""
-    if taking_over:
-        reason = _remove(archive, source.path, state, receipt)
+    return _Taken(source, state, receipt, taking_over)
+
+
+def _finish(archive: Archive, before: ImportedBefore, taken: _Taken) -> Imported:
+    """Wait until an instance is settled; only then its source may go."""
+    source, receipt, reason = taken.source, taken.receipt, ""
+    outcome = receipt.outcome
+    if outcome == SET_ASIDE:
+        return Imported(source.name, FAILED, f"in the archive, but the index does not take it: {receipt.place}")
+    if taken.taking_over:
+        reason = _remove(archive, source.path, taken.state, receipt)
     else:
-        before.add(source.key, state.size, state.modified, receipt.place)
-    return Imported(source.name, receipt.outcome, reason, receipt.size)
+        before.add(source.key, taken.state.size, taken.state.modified, receipt.place)
+    return Imported(source.name, outcome, reason, receipt.size)
 
 
 def _take(archive: Archive, file: BinaryIO) -> Receipt:
@@ -187,8 +223,9 @@ def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str) -> tuple[st
     if not _TIME.fullmatch(meta.received) or meta.received > now or archive.behind:
         return calling, ""
     try:
+        archive.settler.wait()
         known = versions(archive.index, sop_instance_uid)
-    except IndexUnavailable:
+    except (IndexUnavailable, StorageError):
         return calling, ""
     return calling, "" if known else meta.received
 

@@ -1,0 +1,184 @@
+"""Where instances arrive: files whose names are durable before the first byte comes.
+
+So one sync makes a whole instance durable, that of its file. A file is sealed when its head holds the digest of its
+data set; sealed and with the right digest it is an instance that the archive has, wherever it was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from angiovault.archive import filemeta
+from angiovault.archive.durable import as_storage_error, fsync_directory
+
+_MOST_SPARES: Final = 32
+_BIG: Final = 8 << 20
+
+
+class IncomingFolder:
+    """The folder, and spare files in it: one sync of the folder makes several names durable.
+
+    A name begins with the number of the process that uses it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._spares: list[Path] = []
+        self._next = 1
+
+    def prepare(self) -> None:
+        """Make sure that it is there."""
+        with as_storage_error(f"cannot use {self.path}"):
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            fsync_directory(self.path.parent)
+
+    def begin(self, head: bytes, vouched_at: int, received: str) -> Incoming:
+        """Take a file for an instance that begins to arrive.
+
+        Raises
+        ------
+        OSError
+            When there is none.
+        """
+        with self._lock:
+            if not self._spares:
+                self._make_spares(self._next)
+                self._next = min(2 * self._next, _MOST_SPARES)
+            path = self._spares.pop()
+        return Incoming(path, head, vouched_at, received)
+
+    def _make_spares(self, count: int) -> None:
+        made: list[Path] = []
+        try:
+            for _ in range(count):
+                path = self.path / f"{os.getpid()}-{secrets.token_hex(12)}"
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+                made.append(path)
+            fsync_directory(self.path)
+        except OSError:
+            _remove(made)
+            raise
+        self._spares = made
+
+    def drop_spares(self) -> None:
+        """Remove the spare files, until the next instance comes."""
+        with self._lock:
+            _remove(self._spares)
+            self._spares = []
+            self._next = 1
+
+    def remove_unfinished(self) -> None:
+        """Remove what receptions that were cut off left behind, but not what another living process is writing."""
+        with as_storage_error("cannot clear the incoming folder"):
+            for leftover in self.path.iterdir():
+                if not sealed(leftover) and not _of_another(leftover):
+                    leftover.unlink()
+
+    def waiting(self, whose: str) -> Iterator[Path]:
+        """Yield the sealed files: of 'others' that live, of the 'dead' (and of this process), or of 'all'."""
+        with as_storage_error("cannot read the incoming folder"):
+            for path in self.path.iterdir():
+                if (whose == "all" or _of_another(path) == (whose == "others")) and sealed(path):
+                    yield path
+
+
+def _of_another(path: Path) -> bool:
+    """Return whether a file belongs to another living process."""
+    process = path.name.partition("-")[0]
+    return process != str(os.getpid()) and Path("/proc", process).exists()
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):  # the volume is gone
+            path.unlink()
+
+
+def sealed(path: Path) -> bool:
+    """Return whether a file's head holds a digest."""
+    try:
+        with path.open("rb") as file:
+            return filemeta.read(file).sealed
+    except (OSError, filemeta.NotDicom):
+        return False
+
+
+class Incoming:
+    """One instance that arrives: bytes are written and hashed as they come."""
+
+    def __init__(self, path: Path, head: bytes, vouched_at: int, received: str) -> None:
+        self.path = path
+        self.received = received
+        self._vouched_at = vouched_at
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self._kept = False
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            self._write(head)
+        except OSError:
+            self.discard()
+            raise
+
+    def _write(self, data: bytes | memoryview) -> None:
+        written = os.write(self._descriptor, data)
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:])
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the data set.
+
+        Raises
+        ------
+        NoRoom, StorageError
+            When they cannot be written.
+        """
+        with as_storage_error("cannot write to the storage"):
+            self._write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def write_back(self) -> None:
+        """Bring the bulk of a big instance to the disk, before `seal`, which others may have to wait for."""
+        if self.size >= _BIG:
+            with as_storage_error("cannot sync an instance"):
+                os.fdatasync(self._descriptor)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was written."""
+        return self._hash.hexdigest()
+
+    def seal(self) -> None:
+        """Write digest and time of receipt into the file's head, and make the file durable."""
+        self.received = self.received or now()
+        with as_storage_error("cannot sync an instance"):
+            os.pwrite(self._descriptor, filemeta.vouched(self.digest, self.received), self._vouched_at)
+            os.fsync(self._descriptor)
+
+    def keep(self) -> None:
+        """Leave the file where it is: another takes care of it from now on."""
+        self._kept = True
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it is to be kept."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not self._kept:
+                _remove([self.path])
+
+
+def now() -> str:
+    """Return the time as the archive writes it: ISO 8601, UTC, to the microsecond."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
