@@ -217,15 +217,15 @@ def test_what_is_added_before_and_after_the_flag(index: Index) -> None:
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> None:
-    add = Index._add
+    add = Adding.add
 
-    def fail(self: Index, one: Entry) -> str:
+    def fail(self: Adding, one: Entry) -> str:
         outcome = add(self, one)
         if errors:
             raise errors.pop(0)
         return outcome
 
-    monkeypatch.setattr(Index, "_add", fail)
+    monkeypatch.setattr(Adding, "add", fail)
 
 
 @pytest.mark.parametrize(
@@ -260,15 +260,15 @@ def test_a_connection_that_is_killed_in_a_transaction(
 ) -> None:
     index = Index(IndexURL.parse(mariadb.database(), tmp_path))
     index.open("a" * 32, complete=True)
-    add, killed = Index._add, []
+    add, killed = Adding.add, []
 
-    def kill_once(self: Index, one: Entry) -> str:
+    def kill_once(self: Adding, one: Entry) -> str:
         if not killed:
-            killed.append(self.database.execute_sql("SELECT CONNECTION_ID()").fetchone()[0])
+            killed.append(index.database.execute_sql("SELECT CONNECTION_ID()").fetchone()[0])
             mariadb.execute(f"KILL {killed[0]}")
         return add(self, one)
 
-    monkeypatch.setattr(Index, "_add", kill_once)
+    monkeypatch.setattr(Adding, "add", kill_once)
     assert index.add(entry()) == STORED
     assert killed
     index.close()
@@ -313,9 +313,9 @@ def test_no_rebuild_begins_while_another_process_adds(
     other_process: tuple[Index, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, other = other_process
-    add, codes = Index._add, []
+    add, codes = Adding.add, []
 
-    def try_to_begin(self: Index, one: Entry) -> str:
+    def try_to_begin(self: Adding, one: Entry) -> str:
         with other.cursor() as cursor:
             cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
             try:
@@ -324,7 +324,7 @@ def test_no_rebuild_begins_while_another_process_adds(
                 codes.append(error.args[0])
         return add(self, one)
 
-    monkeypatch.setattr(Index, "_add", try_to_begin)
+    monkeypatch.setattr(Adding, "add", try_to_begin)
     assert index.add(entry()) == STORED
     assert codes == [1205]  # lock wait timeout exceeded
 

@@ -89,7 +89,7 @@ def test_a_marker_that_cannot_be_read_is_no_new_archive(store: Store, text: str)
 
 
 def test_nothing_is_taken_in_while_the_storage_is_away_or_another(store: Store, tmp_path: Path) -> None:
-    away = store.root.rename(tmp_path / "away")
+    store.root.rename(tmp_path / "away")
     with pytest.raises(NotMounted):
         store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     store.root.mkdir()

@@ -89,7 +89,7 @@ class Settler:
         self._held: list[Sealed] = []
         self._last_turn = 0
         self._awaited = 0  # the last turn that somebody waits for
-        self._problem = ""
+        self._problem: StorageError | None = None
         self._failures = 0
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -184,7 +184,8 @@ class Settler:
         self._work.notify()  # it may have been waiting to try again
         self._progress.wait_for(lambda: done() or self._failures > failures or self._closing, seconds)
         if not done():
-            raise StorageError(self._problem or "what was received cannot be put in its place in time")
+            late = StorageError("what was received cannot be put in its place in time")
+            raise type(self._problem)(str(self._problem)) if self._problem else late
 
     def close(self, seconds: float) -> None:
         """Settle what is in the line, and end; what cannot be settled is found by the next start."""
@@ -192,21 +193,25 @@ class Settler:
             self._closing = True
             self._work.notify()
             self._progress.notify_all()
-        if self._thread is not None:
-            self._thread.join(seconds)
+            thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+        if thread is None or not thread.is_alive():
+            with self._lock:
+                self._closing, self._thread = False, None  # it may be used again
 
     # ---- the thread
 
     def _run(self) -> None:
         while batch := self._next():
-            problem = ""
+            problem = None
             try:
                 self._settle(batch)
             except StorageError as error:
-                problem = str(error)
+                problem = error
             except Exception as error:
                 log.exception("settling failed")
-                problem = f"internal error: {error}"
+                problem = StorageError(f"internal error: {error}")
             self._note(problem)
             if problem and self._closing:
                 break
@@ -238,11 +243,11 @@ class Settler:
     def _is_urgent(self) -> bool:
         return self._closing or len(self._line) >= _TOGETHER or self._awaited >= next(iter(self._line), 0)
 
-    def _note(self, problem: str) -> None:
+    def _note(self, problem: StorageError | None) -> None:
         with self._lock:
             if problem:
                 self._failures += 1
-                if problem != self._problem:
+                if str(problem) != str(self._problem):
                     log.error("what was acknowledged cannot be put in its place, it is tried again: %s", problem)
             elif self._problem:
                 log.info("what was acknowledged is put in its place again")

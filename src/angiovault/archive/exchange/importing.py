@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 DONE_BEFORE: Final = "done before"
 
 _CHUNK: Final = 1 << 20
-_TOGETHER: Final = 50
 _REST_SECONDS: Final = 5.0
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
@@ -61,16 +59,6 @@ class Imported:
     outcome: str
     reason: str = ""
     size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """An instance that is durable in the archive, and its source."""
-
-    source: Source
-    state: _State
-    receipt: Receipt
-    taking_over: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +110,15 @@ def import_paths(archive: Archive, paths: Iterable[Path], move: bool = False) ->
         When the archive can take in nothing more: the storage is full, or away.
     """
     archive.check()
-    line: deque[Imported | _Taken] = deque()  # so many are settled together
     try:
         with ImportedBefore(archive.store) as before:
             for source in find_sources(paths, archive.store, move):
-                line.append(_take_in(archive, source, before, move))
-                if len(line) >= _TOGETHER:
-                    yield from _finished(archive, before, line)
-            yield from _finished(archive, before, line)
+                yield _import(archive, source, before, move)
     finally:
         archive.rest(_REST_SECONDS)
 
 
-def _finished(archive: Archive, before: ImportedBefore, line: deque[Imported | _Taken]) -> Iterator[Imported]:
-    while line:
-        item = line.popleft()
-        yield item if isinstance(item, Imported) else _finish(archive, before, item)
-
-
-def _take_in(archive: Archive, source: Source, before: ImportedBefore, move: bool) -> Imported | _Taken:
-    """Make an instance durable in the archive, or say why that is not to be."""
+def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool) -> Imported:
     if source.outcome:
         return Imported(source.name, source.outcome, source.reason)
     taking_over = move and source.removable
@@ -155,19 +132,13 @@ def _take_in(archive: Archive, source: Source, before: ImportedBefore, move: boo
         return Imported(source.name, SKIPPED, str(what))
     except source.faults as error:
         return Imported(source.name, FAILED, str(error) or type(error).__name__)
-    return _Taken(source, state, receipt, taking_over)
-
-
-def _finish(archive: Archive, before: ImportedBefore, taken: _Taken) -> Imported:
-    """Wait until an instance is settled; only then its source may go."""
-    source, receipt, reason = taken.source, taken.receipt, ""
-    outcome = receipt.outcome
+    outcome, reason = receipt.outcome, ""
     if outcome == SET_ASIDE:
         return Imported(source.name, FAILED, f"in the archive, but the index does not take it: {receipt.place}")
-    if taken.taking_over:
-        reason = _remove(archive, source.path, taken.state, receipt)
+    if taking_over:
+        reason = _remove(archive, source.path, state, receipt)
     else:
-        before.add(source.key, taken.state.size, taken.state.modified, receipt.place)
+        before.add(source.key, state.size, state.modified, receipt.place)
     return Imported(source.name, outcome, reason, receipt.size)
 
 
