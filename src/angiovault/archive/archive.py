@@ -211,7 +211,8 @@ class Archive:
         NotMounted, NoRoom, StorageError
             When nothing can be taken in.
         """
-        self.check()
+        if self._closed:
+            raise NotMounted(self._closed)
         return Reception(self.store, self.settler, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
 
     def rest(self, seconds: float) -> None:

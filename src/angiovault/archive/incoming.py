@@ -7,11 +7,14 @@ data set; sealed and with the right digest it is an instance that the archive ha
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
+import itertools
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -20,7 +23,9 @@ from angiovault.archive import filemeta
 from angiovault.archive.durable import as_storage_error, fsync_directory
 
 _MOST_SPARES: Final = 32
-_BIG: Final = 8 << 20
+_FOLLOWED: Final = 2 << 20
+_BIG: Final = 64 << 20
+_STEP: Final = 1 << 20
 
 
 class IncomingFolder:
@@ -34,6 +39,8 @@ class IncomingFolder:
         self._lock = threading.Lock()
         self._spares: list[Path] = []
         self._next = 1
+        self._prefix = f"{os.getpid()}-{secrets.token_hex(8)}-"
+        self._numbers = itertools.count()
 
     def prepare(self) -> None:
         """Make sure that it is there."""
@@ -61,7 +68,7 @@ class IncomingFolder:
         made: list[Path] = []
         try:
             for _ in range(count):
-                path = self.path / f"{os.getpid()}-{secrets.token_hex(12)}"
+                path = self.path / f"{self._prefix}{next(self._numbers):08x}"
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
                 made.append(path)
             fsync_directory(self.path)
@@ -113,17 +120,98 @@ def sealed(path: Path) -> bool:
         return False
 
 
+class _Follower(threading.Thread):
+    """Follows the writing of a big file: hashes what is there and lets it go to the disk, while more arrives.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file, open for reading.
+    start : int
+        Where in it the part to be hashed begins.
+    hashed : hash
+        Of what was before that part.
+    """
+
+    def __init__(self, descriptor: int, start: int, hashed: hashlib._Hash) -> None:
+        super().__init__(name="hashing", daemon=True)
+        self._hash = hashed
+        self._descriptor = descriptor
+        self._at = self._end = start
+        self._ended = False
+        self._error: OSError | None = None
+        self._more = threading.Condition()
+        self.start()
+
+    def go_on(self, end: int) -> None:
+        """Take note that the file has been written up to here."""
+        with self._more:
+            self._end = end
+            self._more.notify()
+
+    def finish(self) -> None:
+        """Wait until everything is hashed.
+
+        Raises
+        ------
+        OSError
+            When the file cannot be read.
+        """
+        with self._more:
+            self._ended = True
+            self._more.notify()
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+    def run(self) -> None:
+        """Follow."""
+        view = memoryview(bytearray(_STEP))
+        try:
+            while (count := self._wait()) > 0:
+                got = os.preadv(self._descriptor, [view[:count]], self._at)
+                if not got:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                self._hash.update(view[:got])
+                _write_back(self._descriptor, self._at, got)
+                self._at += got
+        except OSError as error:
+            self._error = error
+
+    def _wait(self) -> int:
+        """Return how many bytes to hash next, 0 when there will be no more."""
+        with self._more:
+            self._more.wait_for(lambda: self._ended or self._at < self._end)
+            return min(self._end - self._at, _STEP)
+
+
+def _find_write_back() -> Callable[[int, int, int], object]:
+    """Return what makes the system begin to write a part of a file to the disk, without waiting for it."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return lambda *_: None  # the sync at the end does it all
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return lambda descriptor, start, count: function(descriptor, start, count, 2)  # SYNC_FILE_RANGE_WRITE
+
+
+_write_back = _find_write_back()
+
+
 class Incoming:
-    """One instance that arrives: bytes are written and hashed as they come."""
+    """One instance that arrives: bytes are written and hashed as they come, those of a big one by a second thread."""
 
     def __init__(self, path: Path, head: bytes, vouched_at: int, received: str) -> None:
         self.path = path
         self.received = received
         self._vouched_at = vouched_at
         self._hash = hashlib.sha256()
+        self._follower: _Follower | None = None
+        self._head = len(head)
+        self._told = 0
         self.size = 0
         self._kept = False
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._write(head)
         except OSError:
@@ -145,25 +233,43 @@ class Incoming:
         """
         with as_storage_error("cannot write to the storage"):
             self._write(data)
-        self._hash.update(data)
         self.size += len(data)
+        if self._follower is not None:
+            if self.size - self._told >= _STEP:
+                self._follower.go_on(self._head + self.size)
+                self._told = self.size
+        else:
+            self._hash.update(data)
+            if self.size >= _FOLLOWED:
+                self._follower = _Follower(self._descriptor, self._head + self.size, self._hash)
+                self._told = self.size
 
     def write_back(self) -> None:
-        """Bring the bulk of a big instance to the disk, before `seal`, which others may have to wait for."""
+        """Bring the bulk of a very big instance to the disk, before `seal`, whose end queries may have to wait for."""
         if self.size >= _BIG:
             with as_storage_error("cannot sync an instance"):
                 os.fdatasync(self._descriptor)
 
-    @property
     def digest(self) -> str:
-        """SHA-256 of what was written."""
+        """Return the SHA-256 of what was written.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be made.
+        """
+        if self._follower is not None:
+            self._follower.go_on(self._head + self.size)
+            with as_storage_error("cannot read an instance that arrives"):
+                self._follower.finish()
+            self._follower = None
         return self._hash.hexdigest()
 
     def seal(self) -> None:
         """Write digest and time of receipt into the file's head, and make the file durable."""
         self.received = self.received or now()
         with as_storage_error("cannot sync an instance"):
-            os.pwrite(self._descriptor, filemeta.vouched(self.digest, self.received), self._vouched_at)
+            os.pwrite(self._descriptor, filemeta.vouched(self.digest(), self.received), self._vouched_at)
             os.fsync(self._descriptor)
 
     def keep(self) -> None:
@@ -172,6 +278,10 @@ class Incoming:
 
     def discard(self) -> None:
         """Close the file, and remove it unless it is to be kept."""
+        if self._follower is not None:
+            with contextlib.suppress(OSError):
+                self._follower.finish()
+            self._follower = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -119,7 +119,7 @@ class Reception:
                 f"the data set is {found[1]} of class {found[0]}, announced was {said[1]} of {said[0]}"
             )
         incoming = self._incoming
-        digest = incoming.digest
+        digest = incoming.digest()
         place = layout.place(header, digest)
         self._store.make_folder(place)
         incoming.write_back()
