@@ -57,12 +57,20 @@ class IncomingFolder:
         OSError
             When there is none.
         """
+        try:
+            return Incoming(self._take(), head, vouched_at, received)
+        except FileNotFoundError:  # somebody has cleared the folder
+            self.drop_spares()
+            return Incoming(self._take(), head, vouched_at, received)
+
+    def _take(self) -> Path:
+        """Return a file of a durable name; more of them are made each time, as long as instances keep coming."""
         with self._lock:
             if not self._spares:
-                self._make_spares(self._next)
-                self._next = min(2 * self._next, _MOST_SPARES)
-            path = self._spares.pop()
-        return Incoming(path, head, vouched_at, received)
+                count, self._next = self._next, 1
+                self._make_spares(count)
+                self._next = min(2 * count, _MOST_SPARES)
+            return self._spares.pop()
 
     def _make_spares(self, count: int) -> None:
         made: list[Path] = []

@@ -144,7 +144,7 @@ class Settler:
                 self._start()
 
     def _start(self) -> None:
-        if self._thread is None and not self._closing:
+        if (self._thread is None or not self._thread.is_alive()) and not self._closing:
             self._thread = threading.Thread(target=self._run, name="settling", daemon=True)
             self._thread.start()
 
@@ -263,8 +263,11 @@ class Settler:
         if entries:
             self._store.sync(entry.place for entry in entries)
         for item, outcome in zip(placed, self._index(entries) if entries else (), strict=True):
-            item.path.unlink(missing_ok=True)
             item.outcome = outcome
+            try:
+                item.path.unlink(missing_ok=True)
+            except OSError as error:  # nothing is lost: the next start finds that it is settled already
+                log.warning("%s is in its place and cannot be removed: %s", item.path, error)
         with self._lock:
             for item in batch:
                 self._line.pop(item.number, None)
