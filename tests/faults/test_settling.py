@@ -157,6 +157,32 @@ def test_a_command_sees_what_the_service_acknowledged(service: Callable[..., Ser
     sender.association.release()
 
 
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("mariadb", marks=pytest.mark.mariadb)])
+def test_an_import_beside_the_service(
+    engine: str, service: Callable[..., Service], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Two processes take in the same instances of the same studies: each is one file and one row."""
+    mariadb: MariaDB | None = request.getfixturevalue("mariadb") if engine == "mariadb" else None
+    server = service(index=mariadb.database() if mariadb else None, unknown_devices="all")
+    studies = [generate_uid() for _ in range(3)]
+    folders = [tmp_path / "sent" / str(number) for number in range(3)]
+    batches = [
+        [instances.make(folder, study=study, number=number) for number in range(40)]
+        for folder, study in zip(folders, studies, strict=True)
+    ]
+    sent = instances.digests(path for batch in batches for path in batch)
+    with ThreadPoolExecutor(5) as pool:
+        imports = [pool.submit(server.cli, "import", *some) for some in (folders, folders[::-1])]
+        results = list(pool.map(lambda batch: storescu(server.peer, batch, "-xe"), batches))
+        assert {one.result().returncode for one in imports} == {0}
+    assert {status for result in results for status in result.statuses} == {0}
+    instances.assert_kept(server.peer, studies, set(sent), sent, tmp_path / "back")
+    assert len(instances.tree(server.storage)) == len(sent)
+    counts = json.loads(server.cli("status", "--json").stdout)["counts"]
+    assert (counts["studies"], counts["instances"], counts["versions"]) == (3, 120, 0)
+    assert not list((server.storage / ".angiovault" / "incoming").iterdir())
+
+
 def test_sigterm_settles_what_was_acknowledged(service: Callable[..., Service], tmp_path: Path) -> None:
     server = service(unknown_devices="all")
     sender, study = _Device(server), generate_uid()

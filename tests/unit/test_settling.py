@@ -1,5 +1,7 @@
 """Settling: in order, together, whatever is away meanwhile, and never at the cost of another instance."""
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -220,6 +222,24 @@ def test_without_hard_links_the_journal_stands_in(
     archive.rest(1)
     assert not list((archive.store.private / "incoming").iterdir())
     assert len(list(archive.store.instance_files())) == 1
+
+
+def test_what_cannot_be_synced_is_not_acknowledged_and_holds_up_nobody(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    paths = [instances.make(tmp_path / "sent") for _ in range(3)]
+    assert _receive(archive, paths[0]).outcome == STORED
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        _receive(archive, paths[1])
+    monkeypatch.undo()
+    assert _receive(archive, paths[2]).outcome == STORED
+    assert len(list(archive.store.instance_files())) == 2
+    archive.rest(1)
+    assert not list((archive.store.private / "incoming").iterdir())
 
 
 def test_too_many_that_are_not_settled_hold_up_the_next(

@@ -25,7 +25,7 @@ from angiovault.archive.durable import as_storage_error, fsync_directory
 _MOST_SPARES: Final = 32
 _FOLLOWED: Final = 2 << 20
 _BIG: Final = 64 << 20
-_STEP: Final = 1 << 20
+_STEP: Final = 2 << 20
 
 
 class IncomingFolder:
