@@ -26,6 +26,7 @@ _MOST_SPARES: Final = 32
 _FOLLOWED: Final = 2 << 20
 _BIG: Final = 64 << 20
 _STEP: Final = 2 << 20
+_spare_cores: Final = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))  # more would only wait for one another
 
 
 class IncomingFolder:
@@ -248,7 +249,7 @@ class Incoming:
                 self._told = self.size
         else:
             self._hash.update(data)
-            if self.size >= _FOLLOWED:
+            if self.size >= _FOLLOWED and _spare_cores.acquire(blocking=False):
                 self._follower = _Follower(self._descriptor, self._head + self.size, self._hash)
                 self._told = self.size
 
@@ -266,12 +267,18 @@ class Incoming:
         StorageError
             When it cannot be made.
         """
-        if self._follower is not None:
-            self._follower.go_on(self._head + self.size)
-            with as_storage_error("cannot read an instance that arrives"):
-                self._follower.finish()
-            self._follower = None
+        with as_storage_error("cannot read an instance that arrives"):
+            self._end_follower()
         return self._hash.hexdigest()
+
+    def _end_follower(self) -> None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            try:
+                follower.go_on(self._head + self.size)
+                follower.finish()
+            finally:
+                _spare_cores.release()
 
     def seal(self) -> None:
         """Write digest and time of receipt into the file's head, and make the file durable."""
@@ -286,10 +293,8 @@ class Incoming:
 
     def discard(self) -> None:
         """Close the file, and remove it unless it is to be kept."""
-        if self._follower is not None:
-            with contextlib.suppress(OSError):
-                self._follower.finish()
-            self._follower = None
+        with contextlib.suppress(OSError):
+            self._end_follower()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
