@@ -298,4 +298,5 @@ def test_whoever_is_told_may_fail(archive: Archive, tmp_path: Path, caplog: pyte
     _receive(archive, instances.make(tmp_path / "sent"), fail)
     second = _receive(archive, instances.make(tmp_path / "sent"))
     assert second.outcome == STORED
+    archive.rest(10)
     assert "telling of an instance failed" in caplog.text

@@ -268,16 +268,16 @@ class Settler:
                 item.path.unlink(missing_ok=True)
             except OSError as error:  # nothing is lost: the next start finds that it is settled already
                 log.warning("%s is in its place and cannot be removed: %s", item.path, error)
+        for item in placed:  # before anybody stops waiting: an association counts its instances at its end
+            try:
+                item.then(item.outcome)
+            except Exception:
+                log.exception("telling of an instance failed")
         with self._lock:
             for item in batch:
                 self._line.pop(item.number, None)
             self._held = [item for item in self._held if not item.outcome]
             self._progress.notify_all()
-        for item in placed:
-            try:
-                item.then(item.outcome)
-            except Exception:
-                log.exception("telling of an instance failed")
 
     def _place(self, item: Sealed) -> bool:
         """Link a file to its place; return whether it is to be indexed."""
