@@ -139,6 +139,8 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
             f"{counts['studies_with_several_patients']} studies with several patients"
         )
     lines.append(f"journal      {found['journal']} instances wait for the index, {found['set_aside']} it does not take")
+    if found["unsettled"]:
+        lines.append(f"incoming     {found['unsettled']} instances wait for their places")
     lines.append(f"commitment   {commitment.get('waiting', 0)} wait, {commitment.get('delivered', 0)} delivered")
     lines += [
         f"             {item['transaction_uid']} of {item['requestor']}: {item['instances']} instances, "

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 2.0
 _SETTLE_SECONDS: Final = 1.0
+_REST_SECONDS: Final = 5.0
+_OTHERS_SECONDS: Final = 10.0
 
 
 class StartError(Exception):
@@ -102,6 +104,8 @@ def open_archive(config: Config, create: bool = False) -> Archive:
     """
     archive = archive_of(config)
     archive.open(create)
+    if left := archive.wait_for_others(_OTHERS_SECONDS):
+        log.warning("%d instances that another process acknowledged are not in their places yet", left)
     return archive
 
 
@@ -159,7 +163,7 @@ class _Held:
         belongs to something else is one when `starting`.
         """
         try:
-            self._archive.open(hold=self._lock)
+            self._archive.open(hold=self._lock, alone=True)
         except (StorageError, IndexUnavailable) as error:
             if starting and isinstance(error, IndexUnavailable):
                 raise
@@ -174,7 +178,7 @@ class _Held:
             self._stack.enter_context(only_one(self._archive))
             self._locked = True
         try:
-            self._archive.store.remove_unfinished()
+            self._archive.store.incoming.remove_unfinished()
         except StorageError as error:
             log.warning("%s", error)
 
@@ -210,6 +214,10 @@ class Service:
     def _handlers(self, services: retrieve.Services) -> dict[int, Handler]:
         archive, ae_title = self._archive, self._config.ae_title
 
+        def on_store(association: Association, message: Message) -> None:
+            association.wire.before_release = lambda: archive.rest(_REST_SECONDS)
+            storage.answer(association, message, archive)
+
         def on_find(association: Association, message: Message) -> None:
             query.answer(association, message, archive, ae_title)
 
@@ -218,7 +226,7 @@ class Service:
 
         return {
             messages.C_ECHO_RQ: verification.answer,
-            messages.C_STORE_RQ: lambda association, message: storage.answer(association, message, archive),
+            messages.C_STORE_RQ: on_store,
             messages.C_FIND_RQ: on_find,
             messages.C_GET_RQ: lambda association, message: retrieve.answer_get(association, message, services),
             messages.C_MOVE_RQ: lambda association, message: retrieve.answer_move(association, message, services),
@@ -258,7 +266,8 @@ class Service:
             ) from error
 
     def settle(self) -> None:
-        """Begin to rebuild an incomplete index, and wait a moment for it: that of a small archive is soon there."""
+        """Begin to settle what was left and to rebuild an incomplete index, and wait a moment: it is soon done."""
+        self._archive.rest(_SETTLE_SECONDS)
         self.look_after()
         if self._rebuilding is not None:
             self._rebuilding.join(_SETTLE_SECONDS)

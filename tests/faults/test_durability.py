@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,50 +21,86 @@ from harness.processes import program
 from harness.service import Service
 from harness.waiting import wait_until
 
-_CALLS = "openat,mkdir,rename,renameat,renameat2,fsync,fdatasync,pwrite64,write,writev,sendto,sendmsg"
+_CALLS = "openat,mkdir,link,linkat,unlink,unlinkat,rename,fsync,fdatasync,pwrite64,write,writev,sendto"
 
 
-def _lines_of_store(trace: str, uid: str) -> list[str]:
-    """Return the system calls of the thread that stored the instance, from the association's acceptance to the end."""
-    (thread,) = {line.split()[0] for line in trace.splitlines() if "rename(" in line and uid in line}
-    mine = [line.split(maxsplit=1)[1] for line in trace.splitlines() if line.startswith(f"{thread} ")]
-    begin = next(number for number, line in enumerate(mine) if line.startswith("sendto(") and "TCP:" in line)
-    return mine[begin + 1 :]
+@dataclass(frozen=True)
+class _Call:
+    """A system call: its text, and the lines of the trace where it begins and ends."""
+
+    text: str
+    begin: int
+    end: int
 
 
-def _check_order(calls: list[str], storage: Path, index: Path) -> set[str]:
-    """Check that one instance was durable before its response left; return the folders that were synced for it."""
-    response = next(number for number, call in enumerate(calls) if call.startswith("sendto(") and "TCP:" in call)
-    rename = next(number for number, call in enumerate(calls) if call.startswith("rename("))
-    match = re.match(r'rename\("([^"]+)", "([^"]+)"\) = 0', calls[rename])
+def _calls(trace: str) -> list[_Call]:
+    """Return the system calls of all threads that went well, in the order of their ends."""
+    begun: dict[str, tuple[str, int]] = {}
+    found = []
+    for number, line in enumerate(trace.splitlines()):
+        thread, text = line.split(maxsplit=1)
+        begin = number
+        if text.endswith("<unfinished ...>"):
+            begun[thread] = (text.removesuffix("<unfinished ...>"), number)
+            continue
+        if (resumed := re.match(r"<\.\.\. \w+ resumed>", text)) and thread in begun:
+            start, begin = begun.pop(thread)
+            text = start + text[resumed.end() :]
+        if re.search(r"= \d", text):
+            found.append(_Call(text, begin, number))
+    return found
+
+
+def _calls_of_store(trace: str) -> list[_Call]:
+    """Return the system calls from the acceptance of the last association to the end."""
+    calls = _calls(trace)
+    accepted = [at for at, call in enumerate(calls) if call.text.startswith("sendto(") and '"\\2\\0' in call.text]
+    return calls[accepted[-1] + 1 :]
+
+
+def _check_order(calls: list[_Call], storage: Path, index: Path) -> set[str]:
+    """Check the way of one instance; return the folders that were synced for it before its response left."""
+
+    def first(pattern: str, after: int = -1) -> _Call:
+        """Return the first call that begins after a line of the trace."""
+        return next(call for call in calls if call.begin > after and re.match(pattern, call.text))
+
+    def synced(path: Path | str, after: int = -1) -> _Call:
+        return first(rf"f(data)?sync\(\d+<{re.escape(str(path))}>\)\s+= 0", after)
+
+    response = first("sendto")
+    linked = first(r"link(at)?\(")
+    match = re.match(r'link(?:at)?\((?:AT_FDCWD[^,]*, )?"([^"]+)", (?:AT_FDCWD[^,]*, )?"([^"]+)"', linked.text)
     assert match
     temporary, place = match[1], Path(match[2])
-    assert rename < response
 
-    # The file: synced, nothing written to it afterwards, then renamed.
-    syncs = [number for number, call in enumerate(calls[:rename]) if call.startswith("fsync(") and temporary in call]
-    synced = max(syncs)
-    writes = [number for number, call in enumerate(calls) if re.match(r"p?write(64|v)?\(", call) and temporary in call]
-    assert writes
-    assert max(writes) < synced < rename
+    # The name: durable before the first byte comes. The file: synced before the response, never written to again.
+    made = first(rf'openat\(.*"{re.escape(temporary)}", .*O_CREAT')
+    named = synced(Path(temporary).parent, made.end)
+    writes = [call for call in calls if re.match(r"p?write(64|v)?\(", call.text) and temporary in call.text]
+    assert named.end < min(call.begin for call in writes)
+    whole = synced(temporary, max(call.end for call in writes))
+    assert whole.end < response.begin
+    folders = {
+        match[1]
+        for call in calls
+        if call.end < response.begin and (match := re.match(r"fsync\(\d+<([^>]+)>\)\s+= 0", call.text))
+    }
+    parents = [match[1] for call in calls if (match := re.match(r'mkdir\("([^"]+)", \w+\) = 0', call.text))]
+    assert {str(Path(folder).parent) for folder in parents} <= folders
+    assert {str(folder.parent) for folder in place.parents if storage in folder.parents} <= folders
 
-    # Its folder after the rename; all folders above it, up to the storage root, before the response.
-    def synced_between(first: int, last: int) -> set[str]:
-        found = (re.match(r"fsync\(\d+<([^>]+)>\)\s+= 0", call) for call in calls[first:last])
-        return {match[1] for match in found if match}
+    # The place: linked when the file is whole, and durable before the index hears of it.
+    assert whole.end < linked.begin
+    in_place = synced(place.parent, linked.end)
 
-    assert str(place.parent) in synced_between(rename, response)
-    folders = synced_between(0, response)
-    made = [match[1] for call in calls[:response] if (match := re.match(r'mkdir\("([^"]+)", \w+\) = 0', call))]
-    assert {str(Path(folder).parent) for folder in made} <= folders
-    assert {str(folder) for folder in place.parents if storage in (folder, *folder.parents)} <= folders
-
-    # The index: its log is written after the file is in its place, and synced before the response.
-    log = [number for number, call in enumerate(calls[:response]) if f"{index}-wal" in call]
-    commits = [number for number in log if calls[number].startswith(("fdatasync(", "fsync("))]
-    wal_writes = [number for number in log if calls[number].startswith(("pwrite64(", "write("))]
-    assert commits
-    assert rename < max(wal_writes) < max(commits) < response
+    # The index: its log is synced before the file loses its name in the incoming folder.
+    removed = first(rf'unlink(at)?\(.*"{re.escape(temporary)}"')
+    log = re.escape(f"{index}-wal")
+    rows = [call for call in calls if re.match(rf"p?write(64)?\(\d+<{log}>", call.text)]
+    rows = [call for call in rows if in_place.end < call.begin < removed.begin]
+    assert rows
+    assert synced(f"{index}-wal", max(call.end for call in rows)).end < removed.begin
     return folders
 
 
@@ -79,13 +116,13 @@ def test_the_response_leaves_when_file_folders_and_index_are_synced(
     assert storescu(server.peer, [first], "-xe").statuses == [0]
     server.stop()
     text = trace.read_text()
-    calls = _lines_of_store(text, first.name[:20])
-    assert len([call for call in calls if call.startswith("mkdir(") and call.endswith("= 0")]) == 4
+    calls = _calls_of_store(text)
+    assert len([call for call in calls if call.text.startswith("mkdir(")]) == 4
     _check_order(calls, server.storage, index)
 
     # The making of archive and index was durable before: the root in its parent, marker, folders, the index file.
     opening = text[: text.index("sendto(")]
-    for folder in (tmp_path, server.storage, server.storage / ".angiovault"):
+    for folder in (tmp_path, server.storage, server.storage / ".angiovault"):  # the last one holds "incoming"
         assert re.search(rf"fsync\(\d+<{re.escape(str(folder))}>\)\s+= 0", opening)
     assert re.search(rf'rename\("[^"]+", "{re.escape(str(server.storage / ".angiovault/archive.json"))}"\)', opening)
 
@@ -93,8 +130,8 @@ def test_the_response_leaves_when_file_folders_and_index_are_synced(
     server.start()
     assert storescu(server.peer, [second], "-xe").statuses == [0]
     server.stop()
-    calls = _lines_of_store(trace.read_text(), second.name[:20])
-    assert not [call for call in calls if call.startswith("mkdir(") and call.endswith("= 0")]
+    calls = _calls_of_store(trace.read_text())
+    assert not [call for call in calls if call.text.startswith("mkdir(")]
     _check_order(calls, server.storage, index)
 
 

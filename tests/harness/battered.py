@@ -1,7 +1,7 @@
 """A service that is battered with bad input, and what has to be true of it after every blow."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness import part10
@@ -67,4 +67,10 @@ class Battered:
         return part10.collect(self.service.storage)
 
     def unfinished(self) -> list[Path]:
-        return list((self.service.storage / ".angiovault" / "incoming").iterdir())
+        """Return the files in the incoming folder that hold anything: an open association has spare names there."""
+        found = []
+        for path in (self.service.storage / ".angiovault" / "incoming").iterdir():
+            with suppress(FileNotFoundError):  # it has just been settled
+                if path.stat().st_size:
+                    found.append(path)
+        return found

@@ -562,7 +562,7 @@ def filled(folder: Path, values: list[dict[str, bytes | str | int]]) -> Path:
     path = folder / "index.sqlite"
     with closing(Archive(folder / "archive", IndexURL("sqlite", path))) as archive:
         archive.open()
-        assert set(archive.index.add_all([entry(value) for value in values])) == {""}
+        assert set(archive.index.rebuild([entry(value) for value in values])) == {""}
     return path
 
 

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pydicom.data
@@ -17,6 +17,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.data import get_testdata_file
 
 from angiovault.archive import filemeta
+from angiovault.archive.adding import Entry
 from angiovault.archive.archive import Archive
 from angiovault.archive.exchange.import_sources import find_sources
 from angiovault.archive.exchange.importing import Imported, count_files, import_paths
@@ -317,15 +318,15 @@ def test_nothing_is_removed_before_it_is_durable(
 ) -> None:
     path = Path(shutil.copy(CT, source / "ct.dcm"))
 
-    def full(entry: object) -> str:
+    def full(entries: object) -> list[str]:
         raise NoRoom("the storage volume is full")
 
-    monkeypatch.setattr(archive, "add", full)
+    monkeypatch.setattr(archive.settler, "_index", full)
     with pytest.raises(NoRoom):
         run(source, move=True)
     assert path.exists()
     monkeypatch.undo()
-    assert outcomes(run(source, move=True)) == ["stored"]
+    assert outcomes(run(source, move=True)) == ["duplicate"]  # the first one was kept all the same
     assert not path.exists()
 
 
@@ -350,13 +351,13 @@ def test_a_source_that_changes_meanwhile_is_kept(
     archive: Archive, run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copy(CT, source / "ct.dcm"))
-    add = archive.add
+    index = archive.index_together
 
-    def and_change(entry: object) -> str:
+    def and_change(entries: Sequence[Entry]) -> list[str]:
         path.write_bytes(path.read_bytes() + b"more")
-        return add(entry)  # type: ignore[arg-type]
+        return index(entries)
 
-    monkeypatch.setattr(archive, "add", and_change)
+    monkeypatch.setattr(archive.settler, "_index", and_change)
     (result,) = run(source, move=True)
     assert result.outcome == "stored"
     assert "changed meanwhile" in result.reason

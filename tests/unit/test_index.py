@@ -14,6 +14,7 @@ import peewee
 import pymysql
 import pytest
 
+from angiovault.archive.adding import Adding
 from angiovault.archive.finding.selection import Selection, conflicts, instances, versions
 from angiovault.archive.header import Header
 from angiovault.archive.index import (
@@ -156,7 +157,7 @@ def test_nobody_else_adds_to_an_index_that_is_being_rebuilt(index: Index) -> Non
     assert index.incomplete
     index.clear()
     long = entry("1.9")
-    problems = index.add_all([entry("1.1"), entry("1.2"), entry("1.1"), entry("1.2", content="b"), long])
+    problems = index.rebuild([entry("1.1"), entry("1.2"), entry("1.1"), entry("1.2", content="b"), long])
     assert problems == [""] * 5
     assert index.mark(complete=True) is False
     assert not index.incomplete
@@ -168,16 +169,16 @@ def test_nobody_else_adds_to_an_index_that_is_being_rebuilt(index: Index) -> Non
 def test_one_that_cannot_be_indexed_does_not_hold_up_the_others(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = Index._add
+    new_series = Adding._series
 
-    def fail_in_the_middle(self: Index, one: Entry) -> str:
-        outcome = add(self, one)
-        if one.header.sop_instance_uid == "1.2":
+    def fail_in_the_middle(self: Adding, header: Header, study: Any) -> Any:
+        series = new_series(self, header, study)
+        if header.sop_instance_uid == "1.2":
             raise peewee.DataError(1406, "Data too long for column 'x'")
-        return outcome
+        return series
 
-    monkeypatch.setattr(Index, "_add", fail_in_the_middle)
-    problems = index.add_all([entry("1.1"), entry("1.2"), entry("1.3")])
+    monkeypatch.setattr(Adding, "_series", fail_in_the_middle)
+    problems = index.rebuild([entry("1.1"), entry("1.2"), entry("1.3")])
     assert [bool(problem) for problem in problems] == [False, True, False]
     assert _study(index)["instance_count"] == 2  # nothing of the second one is left
     with pytest.raises(IndexRefuses, match="Data too long"):
@@ -216,15 +217,15 @@ def test_what_is_added_before_and_after_the_flag(index: Index) -> None:
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> None:
-    add = Index._add
+    add = Adding.add
 
-    def fail(self: Index, one: Entry) -> str:
+    def fail(self: Adding, one: Entry) -> str:
         outcome = add(self, one)
         if errors:
             raise errors.pop(0)
         return outcome
 
-    monkeypatch.setattr(Index, "_add", fail)
+    monkeypatch.setattr(Adding, "add", fail)
 
 
 @pytest.mark.parametrize(
@@ -259,15 +260,15 @@ def test_a_connection_that_is_killed_in_a_transaction(
 ) -> None:
     index = Index(IndexURL.parse(mariadb.database(), tmp_path))
     index.open("a" * 32, complete=True)
-    add, killed = Index._add, []
+    add, killed = Adding.add, []
 
-    def kill_once(self: Index, one: Entry) -> str:
+    def kill_once(self: Adding, one: Entry) -> str:
         if not killed:
-            killed.append(self.database.execute_sql("SELECT CONNECTION_ID()").fetchone()[0])
+            killed.append(index.database.execute_sql("SELECT CONNECTION_ID()").fetchone()[0])
             mariadb.execute(f"KILL {killed[0]}")
         return add(self, one)
 
-    monkeypatch.setattr(Index, "_add", kill_once)
+    monkeypatch.setattr(Adding, "add", kill_once)
     assert index.add(entry()) == STORED
     assert killed
     index.close()
@@ -312,9 +313,9 @@ def test_no_rebuild_begins_while_another_process_adds(
     other_process: tuple[Index, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, other = other_process
-    add, codes = Index._add, []
+    add, codes = Adding.add, []
 
-    def try_to_begin(self: Index, one: Entry) -> str:
+    def try_to_begin(self: Adding, one: Entry) -> str:
         with other.cursor() as cursor:
             cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
             try:
@@ -323,7 +324,7 @@ def test_no_rebuild_begins_while_another_process_adds(
                 codes.append(error.args[0])
         return add(self, one)
 
-    monkeypatch.setattr(Index, "_add", try_to_begin)
+    monkeypatch.setattr(Adding, "add", try_to_begin)
     assert index.add(entry()) == STORED
     assert codes == [1205]  # lock wait timeout exceeded
 
@@ -372,7 +373,7 @@ def test_statements_at_work_are_those_of_mariadb_10_0(index: Index, caplog: pyte
         lambda: conflicts(index),
         lambda: instances(index, Selection(patient_ids=["P1"], study_uids=["1.2.3"])),
         lambda: index.mark(complete=False),
-        lambda: index.add_all([entry("1.5")]),
+        lambda: index.rebuild([entry("1.5")]),
         index.clear,
     ]
     with caplog.at_level(logging.DEBUG, logger="peewee"):

@@ -148,7 +148,7 @@ def new_index(url: str) -> Index:
 
 
 def fill(index: Index, holdings: Iterable[dict[str, bytes | str | int]]) -> None:
-    assert set(index.add_all([entry(values) for values in holdings])) == {""}
+    assert set(index.rebuild([entry(values) for values in holdings])) == {""}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from angiovault.archive import durable, filemeta
+from angiovault.archive import incoming as incoming_module
 from angiovault.archive.store import NoRoom, NotMounted, StorageError, Store
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -23,7 +24,7 @@ PLACE = PurePosixPath("2024/2024-03/study/series/0001.dcm")
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "archive")
     store.open(store.create())
-    store.prepare()
+    store.incoming.prepare()
     return store
 
 
@@ -33,9 +34,13 @@ def _receive(store: Store, data: bytes = b"data set", place: PurePosixPath = PLA
         incoming.write(data)
         incoming.write_back()
         incoming.seal()
-        return incoming.settle(place)
+        store.make_folder(place)
+        new = store.link(incoming.path, place)
+        store.sync([place])
+        return new
     finally:
         incoming.discard()
+        store.incoming.drop_spares()
 
 
 def _incoming(store: Store) -> list[Path]:
@@ -85,12 +90,15 @@ def test_a_marker_that_cannot_be_read_is_no_new_archive(store: Store, text: str)
 
 
 def test_nothing_is_taken_in_while_the_storage_is_away_or_another(store: Store, tmp_path: Path) -> None:
-    away = store.root.rename(tmp_path / "away")
+    store.root.rename(tmp_path / "away")
     with pytest.raises(NotMounted):
         store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     store.root.mkdir()
     with pytest.raises(NotMounted):
-        store.settle(away / "file", PLACE)
+        store.make_folder(PLACE)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotMounted):
+        store.link(tmp_path / "file", PLACE)
     assert list(store.root.iterdir()) == []
     store.create()
     with pytest.raises(NotMounted, match="holds another archive"):
@@ -138,6 +146,43 @@ def test_what_is_not_settled_leaves_nothing(store: Store) -> None:
     incoming.discard()
     assert _incoming(store) == []
     assert list(store.instance_files()) == []
+
+
+def test_one_sync_of_the_folder_makes_many_names_durable(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(incoming_module, "fsync_directory", synced.append)
+    begun = [store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER") for _ in range(100)]
+    assert len(synced) == 1 + 1 + 1 + 1 + 1 + 3  # of 1, 2, 4, 8, 16, and 32 names
+    assert len({one.path for one in begun}) == 100
+    for one in begun:
+        one.discard()
+    assert len(_incoming(store)) == 127 - 100
+    store.incoming.drop_spares()
+    assert _incoming(store) == []
+
+
+def test_a_folder_that_was_cleared_is_filled_again(store: Store) -> None:
+    for _ in range(2):
+        _receive(store)
+    store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER").discard()
+    store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER").discard()
+    for path in _incoming(store):
+        path.unlink()
+    store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER").discard()
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000, 7_654_321])
+def test_a_digest_is_that_of_all_bytes(store: Store, size: int) -> None:
+    data = os.urandom(size)
+    one = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
+    for start in range(0, size, 123_457):
+        one.write(data[start : start + 123_457])
+    assert one.digest() == hashlib.sha256(data).hexdigest()
+    one.seal()
+    with one.path.open("rb") as file:
+        assert filemeta.read(file).digest == one.digest()
+        assert file.read() == data
+    one.discard()
 
 
 def test_a_place_that_is_taken_stays_as_it_is(store: Store) -> None:
@@ -189,7 +234,7 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not
     incoming = store.private / "incoming"
     for name in (f"{ended.pid}-dead", f"{os.getppid()}-living", f"{os.getpid()}-mine", "stranger"):
         (incoming / name).touch()
-    store.remove_unfinished()
+    store.incoming.remove_unfinished()
     assert [path.name for path in _incoming(store)] == [f"{os.getppid()}-living"]
 
 

@@ -10,37 +10,39 @@ import contextlib
 import logging
 import os
 import threading
-import zlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
 from angiovault.archive.choices import Choices
 from angiovault.archive.finding.selection import StoredInstance
-from angiovault.archive.header import DatasetScanner, Header
+from angiovault.archive.header import scan
 from angiovault.archive.index import (
     CONFLICT,
     DUPLICATE,
+    SET_ASIDE,
     STORED,
     Entry,
     Index,
-    IndexRefuses,
     IndexUnavailable,
     SchemaTooNew,
     WrongArchive,
 )
 from angiovault.archive.journal import Journals
 from angiovault.archive.reception import DatasetMismatch, Receipt, Reception
+from angiovault.archive.settling import Settler
 from angiovault.archive.store import NotMounted, StorageError, Store, as_storage_error
 from angiovault.indexurl import IndexURL
 
 log = logging.getLogger(__name__)
 
-__all__ = ["CONFLICT", "DUPLICATE", "STORED", "Archive", "DatasetMismatch", "Receipt", "Reception"]
+__all__ = ["CONFLICT", "DUPLICATE", "SET_ASIDE", "STORED", "Archive", "DatasetMismatch", "Receipt", "Reception"]
 
-_CHUNK: Final = 1 << 16
-_TURNS: Final = 64
+_TOGETHER: Final = 50
+_CLOSE_SECONDS: Final = 5.0
+_LOOK_AGAIN: Final = 0.01
 
 
 class Archive:
@@ -66,12 +68,14 @@ class Archive:
         self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
         self._catching_up = threading.Lock()
         self._recalls = 0
-        self._turns = [threading.Lock() for _ in range(_TURNS)]
+        self.settler = Settler(self.store, self.index_together, self.move)
 
     # ---- being open
 
-    def open(self, create: bool = True, hold: Callable[[], None] = lambda: None) -> None:
+    def open(self, create: bool = True, hold: Callable[[], None] = lambda: None, alone: bool = False) -> None:
         """Find storage and index, make them when neither is there yet, and check that they belong together.
+
+        What an earlier run acknowledged and did not settle is settled now.
 
         Parameters
         ----------
@@ -79,6 +83,8 @@ class Archive:
             Whether a new archive may be made.
         hold : Callable
             Is called when the storage was found and is not used yet, and may raise to keep it so.
+        alone : bool
+            Whether to look after what any process acknowledged, not only after what dead ones left.
 
         Raises
         ------
@@ -93,6 +99,7 @@ class Archive:
             self._closed = str(error)
             raise
         self._closed = ""
+        self.settler.recover(self.store.incoming.waiting("all" if alone else "dead"))
 
     def _open(self, create: bool, hold: Callable[[], None]) -> None:
         try:
@@ -103,7 +110,7 @@ class Archive:
             self._refuse_if_known()
             archive_id = self.store.create()
         self.store.open(archive_id)
-        self.store.prepare()
+        self.store.incoming.prepare()
         hold()
         self.journals.recall_aside()
         self.journals.recall_recent()
@@ -157,19 +164,30 @@ class Archive:
         return self.index
 
     def ready_index(self) -> Index:
-        """Return the index when it holds everything that was acknowledged.
+        """Return the index when it holds everything that was acknowledged before.
 
         Raises
         ------
         IndexUnavailable
             When it is away, being rebuilt, or still catching up.
         NotMounted, StorageError
-            When the storage is away.
+            When the storage is away, or what was acknowledged cannot be settled.
         """
+        self.check()
+        self.settler.wait()
         self.open_index(in_doubt=True).require_complete()
         if self.behind and (left := self.catch_up()):
             raise IndexUnavailable(f"the index is catching up with {left} instances that came while it was away")
         return self.index
+
+    def wait_for_others(self, seconds: float) -> int:
+        """Wait until what other processes acknowledged before is settled; return how much of it is not."""
+        before = set(self.store.incoming.waiting("others"))
+        deadline = time.monotonic() + seconds
+        while before and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
+            before &= set(self.store.incoming.waiting("others"))
+        return len(before)
 
     @property
     def behind(self) -> bool:
@@ -177,7 +195,9 @@ class Archive:
         return self.journals.waiting.waiting()
 
     def close(self) -> None:
-        """Close the database connections."""
+        """Settle what was received, and close the database connections."""
+        self.settler.close(_CLOSE_SECONDS)
+        self.store.incoming.drop_spares()
         self.index.close()
 
     # ---- receiving
@@ -194,48 +214,71 @@ class Archive:
         NotMounted, NoRoom, StorageError
             When nothing can be taken in.
         """
-        self.check()
-        return Reception(
-            self.store, self.add, self.turn, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received
-        )
+        if self._closed:
+            raise NotMounted(self._closed)
+        return Reception(self.store, self.settler, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
 
-    def turn(self, study_instance_uid: str) -> threading.Lock:
-        """Return the lock under which an instance of a study gets its time of receipt and its row.
+    def rest(self, seconds: float) -> None:
+        """Settle what was received, at the end of an association or an import; what cannot be in time comes later."""
+        with contextlib.suppress(StorageError):  # said by the settler
+            self.settler.wait(seconds)
+        self.store.incoming.drop_spares()
 
-        So both orders are the same, and the first received is the first in the index, also in one made anew.
-        """
-        return self._turns[zlib.crc32(study_instance_uid.encode()) % _TURNS]
+    def index_together(self, entries: Sequence[Entry]) -> list[str]:
+        """Index files in their places, now or, when the index is away, through the journal; durable on return.
 
-    def add(self, entry: Entry) -> str:
-        """Index a file in its place, now or, when the index is away, through the journal; durable on return.
+        Returns
+        -------
+        list[str]
+            For each `STORED`, `DUPLICATE`, `CONFLICT`, or `SET_ASIDE` when the index does not take it.
 
         Raises
         ------
         StorageError
-            When neither index nor journal can take it.
-        IndexRefuses
-            When it cannot be indexed.
+            When neither index nor journal can take them.
         """
-        if self.behind:  # straight to the journal: no time-out of a dead database for each instance
-            self.journals.waiting.append(entry.place)
-            return STORED
-        try:
-            return self._index(entry)
-        except IndexUnavailable as error:
-            log.warning("%s; %s waits in the journal", error, entry.place)
-            self.journals.waiting.append(entry.place)
-            return STORED
+        if not self.behind:  # else straight to the journal: no time-out of a dead database each time
+            try:
+                return self._index(entries)
+            except IndexUnavailable as error:
+                log.warning("%s; what was received waits in the journal", error)
+        self.journals.waiting.append(*(entry.place for entry in entries))
+        return [STORED] * len(entries)
 
-    def _index(self, entry: Entry) -> str:
+    def _index(self, entries: Sequence[Entry]) -> list[str]:
         index = self.open_index()
         if not index.durable:
-            self.journals.note_recent(entry.place)
-        outcome = index.add(entry)
-        if outcome == CONFLICT:
+            self.journals.note_recent(*(entry.place for entry in entries))
+        try:
+            outcomes = index.add_together(entries)
+        except IndexUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with it, it must not hold up the others)
+            if len(entries) > 1:  # only one of them may be to blame
+                return [outcome for entry in entries for outcome in self._index([entry])]
+            self._set_aside(entries[0].place, error)
+            return [SET_ASIDE]
+        for entry in (entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome == CONFLICT):
             content, received = index.current(entry.header.sop_instance_uid)
             if received >= entry.received:  # the clock was set back: an index made anew must not change its mind
                 Choices(self.store).add(entry.header.sop_instance_uid, content)
-        return outcome
+        return outcomes
+
+    def _set_aside(self, place: PurePosixPath, error: Exception) -> None:
+        log.error("%s was acknowledged but cannot be indexed, a restart or `reindex` tries again: %s", place, error)
+        self.journals.aside.append(place)
+
+    def move(self, path: Path, place: PurePosixPath) -> bool:
+        """Bring a file to its place where there are no hard links: return whether the place was free.
+
+        Its only name is that in its place then, so the journal has it before.
+        """
+        with self._catching_up:
+            if (self.store.root / place).exists():
+                return False
+            self.journals.waiting.append(place)
+            path.rename(self.store.root / place)
+            return True
 
     def catch_up(self, most: int = 500) -> int:
         """Index what waits in the journal.
@@ -257,12 +300,13 @@ class Archive:
         try:
             self.open_index().require_complete()
             recalls = self._recalls
-            waiting = self.journals.waiting.entries()
+            waiting = self.journals.waiting.entries()[:most]
             done: set[PurePosixPath] = set()
             try:
-                for place in waiting[:most]:
-                    self._add_again(place)
-                    done.add(place)
+                for start in range(0, len(waiting), _TOGETHER):
+                    places = waiting[start : start + _TOGETHER]
+                    self._add_again(places)
+                    done.update(places)
             finally:
                 # A database that was restarted in between may have lost them again: once more, then.
                 if done and self._recalls == recalls:
@@ -272,17 +316,20 @@ class Archive:
         finally:
             self._catching_up.release()
 
-    def _add_again(self, place: PurePosixPath) -> None:
-        """Index a file of a journal; one that cannot be is put aside, so that it does not hold up all others."""
-        try:
+    def _add_again(self, places: Sequence[PurePosixPath]) -> None:
+        """Index files of a journal; those that cannot be are put aside, so that they do not hold up all others."""
+        entries = []
+        for place in places:
             if place.is_absolute() or ".." in place.parts or place.suffix != ".dcm":
                 log.error("the journal's line %r is no path of an instance", str(place))
-                return
-            self._index(self.entry_of_file(place))
-        except (OSError, ValueError, IndexRefuses) as error:
-            self.check()  # not when the whole storage has gone away
-            log.error("%s was acknowledged but cannot be indexed, a restart or `reindex` tries again: %s", place, error)
-            self.journals.aside.append(place)
+                continue
+            try:
+                entries.append(self.entry_of_file(place))
+            except (OSError, ValueError) as error:
+                self.check()  # not when the whole storage has gone away
+                self._set_aside(place, error)
+        if entries:
+            self._index(entries)
 
     def entry_of_file(self, place: PurePosixPath) -> Entry:
         """Read what the index needs from a stored file.
@@ -326,21 +373,3 @@ class Archive:
             if length != instance.size or meta.digest != instance.digest:
                 raise StorageError(f"{instance.path} is damaged: it is not the file that was stored")
             yield file, length
-
-
-def scan(file: BinaryIO, transfer_syntax: str) -> Header:
-    """Read the header of a data set from a file positioned at it; values that are not needed are passed over.
-
-    Raises
-    ------
-    HeaderError
-        When the head cannot be read.
-    """
-    scanner = DatasetScanner(transfer_syntax)
-    end = os.fstat(file.fileno()).st_size
-    while data := file.read(_CHUNK):
-        scanner.feed(data)
-        step = min(scanner.skippable, end - file.tell())
-        file.seek(step, os.SEEK_CUR)
-        scanner.skip(step)
-    return scanner.finish()

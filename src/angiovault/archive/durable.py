@@ -8,6 +8,32 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+class StorageError(Exception):
+    """The storage cannot take or give an instance now; the text says why and what to do."""
+
+
+class NoRoom(StorageError):
+    """The volume is full, or nearly."""
+
+
+class NotMounted(StorageError):
+    """The storage root is not there, or is not the archive's."""
+
+
+@contextlib.contextmanager
+def as_storage_error(doing: str) -> Iterator[None]:
+    """Turn an `OSError` into a `StorageError` that says what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoom(f"{doing}: no room left on the storage volume") from error
+        raise StorageError(f"{doing}: {error.strerror or error}") from error
 
 
 def fsync_directory(path: Path) -> None:

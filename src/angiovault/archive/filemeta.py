@@ -46,6 +46,11 @@ class FileMeta:
     received: str = ""
     calling: str = ""
 
+    @property
+    def sealed(self) -> bool:
+        """Whether the archive has vouched for the data set, which is done when it is complete."""
+        return self.digest not in ("", _EMPTY_DIGEST)
+
 
 def build(
     sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, received: str, calling: str

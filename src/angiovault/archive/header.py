@@ -7,6 +7,7 @@ an instance; it is kept as received and marked as incomplete.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -14,7 +15,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Final
+from typing import BinaryIO, Final
 
 from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
@@ -45,6 +46,7 @@ _WIDTHS: Final = dict.fromkeys(("AT", "OW", "SS", "US"), "H") | dict.fromkeys(("
 _WIDTHS.update(dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), "Q"))
 
 _INFLATING_STEP: Final = 64 << 10
+_CHUNK: Final = 1 << 16
 
 
 def is_uid(text: str) -> bool:
@@ -245,6 +247,24 @@ class DatasetScanner:
             return self._walk.ending()
         whole = self._inflated >= MOST_INFLATED or not self._fed
         return "" if whole else "the deflated data set ends early"
+
+
+def scan(file: BinaryIO, transfer_syntax: str) -> Header:
+    """Read the header of a data set from a file positioned at it; values that are not needed are passed over.
+
+    Raises
+    ------
+    HeaderError
+        When the head cannot be read.
+    """
+    scanner = DatasetScanner(transfer_syntax)
+    end = os.fstat(file.fileno()).st_size
+    while data := file.read(_CHUNK):
+        scanner.feed(data)
+        step = min(scanner.skippable, end - file.tell())
+        file.seek(step, os.SEEK_CUR)
+        scanner.skip(step)
+    return scanner.finish()
 
 
 def _described(tag: int) -> str:

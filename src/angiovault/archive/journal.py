@@ -26,8 +26,8 @@ class Journal:
         self.path = path
         self._lock = path.with_name(path.name + ".lock")
 
-    def append(self, place: PurePosixPath) -> None:
-        """Add a path durably.
+    def append(self, *places: PurePosixPath) -> None:
+        """Add paths durably.
 
         Raises
         ------
@@ -35,7 +35,7 @@ class Journal:
             When it cannot be written.
         """
         with as_storage_error("cannot write the journal"), locked(self._lock):
-            append_line(self.path, str(place))
+            append_line(self.path, "\n".join(map(str, places)))
 
     def waiting(self) -> bool:
         """Return whether there is anything in the list."""
@@ -123,10 +123,10 @@ class Journals:
         self._earlier = Journal(folder / "journal-earlier")
         self._moved = time.monotonic()
 
-    def note_recent(self, place: PurePosixPath) -> None:
-        """Remember an instance for a database that does not sync its commits, and may lose the last ones in a crash.
+    def note_recent(self, *places: PurePosixPath) -> None:
+        """Remember instances for a database that does not sync its commits, and may lose the last ones in a crash.
 
-        It is remembered for ten minutes at least; such a database writes its log every second or so.
+        They are remembered for ten minutes at least; such a database writes its log every second or so.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Journals:
         if time.monotonic() - self._moved > _REMEMBERED:
             self._recent.replace(self._earlier)
             self._moved = time.monotonic()
-        self._recent.append(place)
+        self._recent.append(*places)
 
     def recall_recent(self) -> None:
         """Let what was remembered wait, since the database may have lost it.

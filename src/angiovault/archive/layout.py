@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -28,6 +29,7 @@ _SERIES_NUMBER: Final = 0x00200011
 _INSTANCE_NUMBER: Final = 0x00200013
 
 
+@lru_cache(1024)
 def clean(text: str, longest: int) -> str:
     """Return `text` as a part of a file name: letters, digits and ``^.-`` kept, at most `longest` bytes of UTF-8."""
     kept = "".join(
@@ -85,6 +87,7 @@ def _number(header: Header, tag: int, digits: int) -> str:
     return "" if number is None or not 0 <= number < 10**9 else f"{number:0{digits}d}"
 
 
+@lru_cache(1024)
 def _short_hash(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:8]
 

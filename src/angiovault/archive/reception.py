@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from threading import Lock
 from types import TracebackType
 
-from angiovault.archive import filemeta, layout
+from angiovault.archive import layout
+from angiovault.archive.adding import Entry
 from angiovault.archive.header import DatasetScanner, Header
-from angiovault.archive.index import Entry
+from angiovault.archive.settling import Sealed, Settler
 from angiovault.archive.store import Store
-from angiovault.archive.verifying import digest_of
-
-log = logging.getLogger(__name__)
 
 
 class DatasetMismatch(ValueError):
@@ -24,13 +20,28 @@ class DatasetMismatch(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of an instance: `STORED`, `DUPLICATE` or `CONFLICT`, and what it is."""
+    """A durable instance: what it is, and, when that is known, what became of it."""
 
-    outcome: str
     header: Header
     digest: str
     size: int
     place: PurePosixPath
+    wait_for_outcome: Callable[[], str]
+
+    @property
+    def outcome(self) -> str:
+        """`STORED`, `DUPLICATE`, `CONFLICT` or `SET_ASIDE`; waits until the instance is in its place and indexed.
+
+        Raises
+        ------
+        StorageError
+            When that cannot be done now; the instance is durable all the same.
+        """
+        return self.wait_for_outcome()
+
+
+def _nobody(receipt: Receipt, outcome: str) -> None:
+    """Whoever does not want to be told of an outcome."""
 
 
 class Reception:
@@ -40,10 +51,8 @@ class Reception:
     ----------
     store : Store
         Where the file is kept.
-    add : Callable
-        Makes the file findable, durably, and returns what became of it, see `Archive.add`.
-    turn : Callable
-        Returns the lock of a study, see `Archive.turn`.
+    settler : Settler
+        Puts it in its place and makes it findable.
     sop_class_uid, sop_instance_uid, transfer_syntax, calling, received : str
         What is said of the instance, see `Archive.receive`.
     """
@@ -51,8 +60,7 @@ class Reception:
     def __init__(
         self,
         store: Store,
-        add: Callable[[Entry], str],
-        turn: Callable[[str], Lock],
+        settler: Settler,
         sop_class_uid: str,
         sop_instance_uid: str,
         transfer_syntax: str,
@@ -60,8 +68,7 @@ class Reception:
         received: str,
     ) -> None:
         self._store = store
-        self._add = add
-        self._turn = turn
+        self._settler = settler
         self._sop_class_uid = sop_class_uid
         self._sop_instance_uid = sop_instance_uid
         self._calling = calling
@@ -87,8 +94,13 @@ class Reception:
         self._incoming.write(data)
         self._scanner.feed(data)
 
-    def finish(self) -> Receipt:
-        """Make the instance durable and findable.
+    def finish(self, then: Callable[[Receipt, str], None] = _nobody) -> Receipt:
+        """Make the instance durable; every query from now on finds it.
+
+        Parameters
+        ----------
+        then : Callable
+            Is told, by another thread, what became of it: see `Receipt.outcome`.
 
         Raises
         ------
@@ -107,29 +119,19 @@ class Reception:
                 f"the data set is {found[1]} of class {found[0]}, announced was {said[1]} of {said[0]}"
             )
         incoming = self._incoming
+        digest = incoming.digest()
+        place = layout.place(header, digest)
+        self._store.make_folder(place)
         incoming.write_back()
-        with self._turn(header.study_instance_uid):
-            digest = incoming.seal()
-            place = layout.place(header, digest)
-            received, calling = incoming.received, self._calling
-            if not incoming.settle(place):
-                received, calling = self._twin(place, digest) or (received, calling)
-            entry = Entry(header, digest, incoming.size, place, received, calling)
-            return Receipt(self._add(entry), header, digest, incoming.size, place)
-
-    def _twin(self, place: PurePosixPath, digest: str) -> tuple[str, str] | None:
-        """Return time of receipt and sender of the file which is there already and stands for this one.
-
-        It is read again: a device sends once more what could not be committed, and is told "stored" on its strength.
-        If that file is damaged it is put aside, this one takes its place, and None is returned.
-        """
+        turn = self._settler.turn(incoming)
         try:
-            with (self._store.root / place).open("rb") as file:
-                meta = filemeta.read(file)
-                if meta.digest == digest and digest_of(file) == digest:
-                    return meta.received, meta.calling
-        except (OSError, filemeta.NotDicom) as error:
-            log.error("%s cannot be read: %s", place, error)
-        log.error("%s is damaged and was replaced by what was received again", place)
-        self._store.replace_damaged(self._incoming.path, place)
-        return None
+            incoming.seal()
+        except BaseException:
+            self._settler.pass_over(turn)
+            raise
+        incoming.keep()
+        entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
+        receipt = Receipt(header, digest, incoming.size, place, lambda: self._settler.outcome(item))
+        item = Sealed(incoming.path, entry, lambda outcome: then(receipt, outcome))
+        self._settler.take(turn, item)
+        return receipt

@@ -67,6 +67,7 @@ def reindex(archive: Archive, if_incomplete: bool = False) -> Iterator[Indexed]:
         When index or storage are away.
     """
     index = archive.open_index()
+    archive.settler.wait()
     with _alone(archive):
         if if_incomplete and _is_complete(archive):
             return
@@ -156,7 +157,7 @@ def _index(archive: Archive, places: list[tuple[PurePosixPath, bool]], total: in
             entries[place] = archive.entry_of_file(place)
         except (OSError, ValueError) as error:
             problems[place] = str(error)
-    for place, problem in zip(entries, archive.index.add_all(list(entries.values())), strict=True):
+    for place, problem in zip(entries, archive.index.rebuild(list(entries.values())), strict=True):
         if problem:
             problems[place] = problem
     for place, readable in places:

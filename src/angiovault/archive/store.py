@@ -1,55 +1,38 @@
 """The instance files: streamed in, made durable, put in their place in one step.
 
-Order of an instance: written below ``.angiovault/incoming`` → synced → renamed to its place → directories synced. What
-stops before the rename leaves nothing but a file in ``incoming``, which the next start removes.
+Order of an instance: written below ``.angiovault/incoming``, see `incoming`, → synced → linked to its place → folder
+synced → removed from ``incoming``. So at every moment a whole file has at least one durable name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.durable import fsync_directory, locked, make_folder
+from angiovault.archive.durable import (
+    NoRoom,
+    NotMounted,
+    StorageError,
+    as_storage_error,
+    fsync_directory,
+    locked,
+    make_folder,
+)
+from angiovault.archive.incoming import Incoming, IncomingFolder, now
+
+__all__ = ["MARKER", "PRIVATE_FOLDER", "NoRoom", "NotMounted", "StorageError", "Store", "as_storage_error"]
 
 PRIVATE_FOLDER: Final = ".angiovault"
 MARKER: Final = "archive.json"
-_INCOMING: Final = "incoming"
 _KNOWN_FOLDERS: Final = 10_000
-_BIG: Final = 8 << 20
-_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-
-
-class StorageError(Exception):
-    """The storage cannot take or give an instance now; the text says why and what to do."""
-
-
-class NoRoom(StorageError):
-    """The volume is full, or nearly."""
-
-
-class NotMounted(StorageError):
-    """The storage root is not there, or is not the archive's."""
-
-
-@contextlib.contextmanager
-def as_storage_error(doing: str) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError` that says what could not be done."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise NoRoom(f"{doing}: no room left on the storage volume") from error
-        raise StorageError(f"{doing}: {error.strerror or error}") from error
 
 
 class Store:
@@ -70,6 +53,7 @@ class Store:
         self.root = root
         self.expected_id = expected_id
         self.private = root / PRIVATE_FOLDER
+        self.incoming = IncomingFolder(self.private / "incoming")
         self._min_free = min_free
         self._lock = threading.Lock()
         self._durable: set[Path] = set()
@@ -155,19 +139,6 @@ class Store:
         self._marker_seen = ()
         self.check_mounted()
 
-    def prepare(self) -> None:
-        """Make sure of the folder for what arrives."""
-        with as_storage_error(f"cannot use {self.root}"):
-            (self.private / _INCOMING).mkdir(mode=0o700, exist_ok=True)
-
-    def remove_unfinished(self) -> None:
-        """Remove what receptions that were cut off left behind, but not what another living process is writing."""
-        with as_storage_error("cannot clear the incoming folder"):
-            for leftover in (self.private / _INCOMING).iterdir():
-                process = leftover.name.partition("-")[0]
-                if process == str(os.getpid()) or not Path("/proc", process).exists():
-                    leftover.unlink()
-
     def check_mounted(self) -> None:
         """Raise `NotMounted` unless the marker of this archive is in its place."""
         try:
@@ -182,6 +153,7 @@ class Store:
         if marker != self.archive_id:
             raise NotMounted(f"{self.root} holds another archive ({marker} instead of {self.archive_id})")
         self._durable.clear()
+        self.incoming.drop_spares()
         self._marker_seen = seen
 
     def free_bytes(self) -> tuple[int, int]:
@@ -210,43 +182,67 @@ class Store:
             head, vouched_at = filemeta.build(
                 sop_class_uid, sop_instance_uid, transfer_syntax, received or now(), calling
             )
-            path = self.private / _INCOMING / f"{os.getpid()}-{secrets.token_hex(12)}"
-            return Incoming(self, path, head, vouched_at, received)
+            return self.incoming.begin(head, vouched_at, received)
 
-    def settle(self, temporary: Path, place: PurePosixPath) -> bool:
-        """Move a synced file to its place and make that durable.
+    def make_folder(self, place: PurePosixPath) -> None:
+        """Make the folder of a place, durably, and see that a file can be put there.
+
+        Raises
+        ------
+        NotMounted, NoRoom, StorageError
+            When it cannot.
+        """
+        folder = self.root / place.parent
+        with as_storage_error(f"cannot put an instance in {place.parent}"):
+            if folder in self._durable and os.access(folder, os.W_OK | os.X_OK):
+                return
+            self.check_mounted()  # no folder may be made on the mount point of a volume that is gone
+            if not folder.exists():  # somebody removed it
+                self._durable.clear()
+            self._make_folder(folder)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def link(self, temporary: Path, place: PurePosixPath) -> bool:
+        """Give a durable file its place as well, in one step; `sync` makes that durable.
 
         Returns
         -------
         bool
-            Whether it is new; False when the place is taken already (by the same content, as its name says).
+            Whether the file is there; False when the place is taken already (by the same content, as its name says).
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        NotMounted, StorageError
+            When it cannot be done.
         """
         target = self.root / place
-        with as_storage_error(f"cannot put an instance in {place.parent}"):
-            for attempt in (1, 2):
-                self.check_mounted()  # no folder may be made on the mount point of a volume that is gone
-                try:
-                    self._make_folder(target.parent)
-                    with self._lock:
-                        if target.exists():
-                            new = False
-                        else:
-                            os.rename(temporary, target)
-                            new = True
-                    fsync_directory(target.parent)
-                    return new
-                except FileNotFoundError:  # somebody removed the folder that we knew
-                    self._durable.clear()
-                    if attempt == 2:
-                        raise
-        raise AssertionError("unreachable")
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return target.samefile(temporary)
+        except FileNotFoundError:
+            self.check_mounted()
+            self.make_folder(place)
+            if not temporary.exists():
+                raise
+            return self.link(temporary, place)
+        return True
+
+    def sync(self, places: Iterable[PurePosixPath]) -> None:
+        """Make durable what is in the folders of these places."""
+        for folder in {place.parent for place in places}:
+            with as_storage_error(f"cannot sync {folder}"):
+                fsync_directory(self.root / folder)
 
     def replace_damaged(self, temporary: Path, place: PurePosixPath) -> None:
         """Put a synced file in the place of a damaged one, which is kept beside it as ``….damaged``."""
         target = self.root / place
         with as_storage_error(f"cannot replace {place}"), self._lock:
             os.rename(target, target.with_name(f"{target.name[: -len('.dcm')]}.damaged"))
-            os.rename(temporary, target)
+            os.link(temporary, target)
             fsync_directory(target.parent)
 
     def _make_folder(self, folder: Path) -> None:
@@ -296,71 +292,3 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
     except UnicodeEncodeError:
         return False
     return entry.name[0] not in ".@#"
-
-
-class Incoming:
-    """One instance that arrives: bytes are written and hashed as they come."""
-
-    def __init__(self, store: Store, path: Path, head: bytes, vouched_at: int, received: str) -> None:
-        self._store = store
-        self.path = path
-        self.received = received
-        self._vouched_at = vouched_at
-        self._hash = hashlib.sha256()
-        self.size = 0
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        try:
-            self._write(head)
-        except OSError:
-            self.discard()
-            raise
-
-    def _write(self, data: bytes | memoryview) -> None:
-        written = os.write(self._descriptor, data)
-        while written < len(data):
-            written += os.write(self._descriptor, data[written:])
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the data set.
-
-        Raises
-        ------
-        NoRoom, StorageError
-            When they cannot be written.
-        """
-        with as_storage_error("cannot write to the storage"):
-            self._write(data)
-        self._hash.update(data)
-        self.size += len(data)
-
-    def write_back(self) -> None:
-        """Bring the bulk of a big instance to the disk, before `seal`, which others may have to wait for."""
-        if self.size >= _BIG:
-            with as_storage_error("cannot sync an instance"):
-                os.fdatasync(self._descriptor)
-
-    def seal(self) -> str:
-        """Write digest and time of receipt into the file's head, make the file durable, and return the digest."""
-        digest = self._hash.hexdigest()
-        self.received = self.received or now()
-        with as_storage_error("cannot sync an instance"):
-            os.pwrite(self._descriptor, filemeta.vouched(digest, self.received), self._vouched_at)
-            os.fsync(self._descriptor)
-        return digest
-
-    def settle(self, place: PurePosixPath) -> bool:
-        """Put the synced file in its place, see `Store.settle`."""
-        return self._store.settle(self.path, place)
-
-    def discard(self) -> None:
-        """Close the file, and remove it unless it was put in its place."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            with contextlib.suppress(OSError):  # renamed already, or the volume is gone
-                self.path.unlink()
-
-
-def now() -> str:
-    """Return the time as the archive writes it: ISO 8601, UTC, to the microsecond."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

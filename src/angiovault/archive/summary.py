@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from peewee import fn
 
@@ -14,6 +14,8 @@ from angiovault.archive.index import Index, IndexUnavailable
 from angiovault.archive.models import Instance, Patient, Study
 from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.store import StorageError
+
+_PATIENCE: Final = 3.0
 
 
 def summary(archive: Archive, is_running: Callable[[Archive], bool]) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def summary(archive: Archive, is_running: Callable[[Archive], bool]) -> dict[str
         "total_bytes": None,
         "journal": 0,
         "set_aside": 0,
+        "unsettled": 0,
         "counts": None,
         "commitment": {},
         "commitments_waiting": [],
@@ -44,6 +47,10 @@ def summary(archive: Archive, is_running: Callable[[Archive], bool]) -> dict[str
         problems.append("the storage volume is full: nothing can be stored until there is room")
     if found["set_aside"]:
         problems.append(f"{found['set_aside']} acknowledged instances cannot be indexed: see the log")
+    if found["unsettled"]:
+        problems.append(
+            f"{found['unsettled']} acknowledged instances are not in their places yet: start the service or see its log"
+        )
     if found["check"].get("damaged"):
         problems.append(f"{len(found['check']['damaged'])} stored files are damaged: see `angiovault verify`")
     found["problem"] = "; ".join(problems)
@@ -58,6 +65,7 @@ def _look_at_storage(archive: Archive, found: dict[str, Any]) -> Iterator[str]:
         found["free_bytes"], found["total_bytes"] = archive.store.free_bytes()
         found["journal"] = len(archive.journals.waiting.entries())
         found["set_aside"] = len(archive.journals.aside.entries())
+        found["unsettled"] = archive.wait_for_others(_PATIENCE) + len(list(archive.store.incoming.waiting("dead")))
         found["check"] = Scrubber.read_state(archive)
     except (StorageError, OSError) as error:
         found["storage"] = str(error)

@@ -48,6 +48,8 @@ class Walk:
         self._implicit = implicit
         self._tag_length = _BIG_TAG_LENGTH if big_endian else _LITTLE_TAG_LENGTH
         self._vr_length = struct.Struct(">4x2sH" if big_endian else "<4x2sH")
+        order = ">" if big_endian else "<"
+        self._start = struct.Struct(f"{order}HHL" if implicit else f"{order}HH2sH")
         self._long_length = struct.Struct(">8xL" if big_endian else "<8xL")
         self._offset = 0  # of the piece being fed
         self._pending = b""  # the beginning of an element whose length has not arrived yet
@@ -73,15 +75,47 @@ class Walk:
                     position += self._pass(view, position, end)
                 elif self._pending:
                     position += self._resume(view, position)
-                elif size := self._open(view, position, end):
-                    position += size
                 else:
-                    self._pending = bytes(view[position:])
-                    break
+                    size = 0 if self._depth else self._step_over(view, position, end)
+                    size = size or self._open(view, position, end)
+                    if not size:
+                        self._pending = bytes(view[position:])
+                        break
+                    position += size
         except _Unreadable as reason:
             self.problem = f"{reason} at byte {self._offset + position - len(self._pending)}"
             self._capture = None
         self._offset += end
+
+    def _step_over(self, view: memoryview, begin: int, end: int) -> int:
+        """Take the elements of the top level that have come whole; return their size, 0 if the first is none such.
+
+        That is most of all elements. The others, and what cannot be read, are left to the walk by single steps.
+        """
+        position, vr = begin, b""
+        while end - position >= 12:
+            if self._implicit:
+                group, number, length = self._start.unpack_from(view, position)
+                value = position + 8
+            else:
+                group, number, vr, length = self._start.unpack_from(view, position)
+                value = position + 8
+                if vr in LONG_VRS:
+                    (length,) = self._long_length.unpack_from(view, position)
+                    value = position + 12
+                elif vr not in SHORT_VRS:
+                    break
+            if group == 0xFFFE or length > end - value:  # or of undefined length
+                break
+            position = value + length
+            self._tag = tag = group << 16 | number
+            if tag in WANTED:
+                self._begin(tag, vr, length)
+                if self._capture is not None:
+                    self.elements[tag] = bytes(view[value:position])
+                    self._captured += length
+                    self._capture = None
+        return position - begin
 
     @property
     def skippable(self) -> int:

@@ -346,6 +346,7 @@ class Server:
             association.wire.abort()
             raise
         finally:
+            association.wire.before_release()  # also when there was none
             tally = ", ".join(f"{count} {what}" for what, count in association.tally.items()) or "nothing asked"
             level = logging.INFO if ending in ("released", _STOPPED) else logging.WARNING
             log.log(

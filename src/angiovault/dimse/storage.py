@@ -1,13 +1,14 @@
 """C-STORE (PS3.4 annex B): an instance comes in.
 
-The data set goes from the wire to the disk as it arrives; success is answered only when it is durable and findable.
+The data set goes from the wire to the disk as it arrives; success is answered only when it is durable, and every
+query from then on finds it.
 """
 
 from __future__ import annotations
 
 import logging
 
-from angiovault.archive.archive import Archive, DatasetMismatch, Receipt
+from angiovault.archive.archive import CONFLICT, Archive, DatasetMismatch, Receipt
 from angiovault.archive.header import HeaderError, is_uid
 from angiovault.archive.store import StorageError
 from angiovault.dimse import messages, sop_classes
@@ -49,7 +50,7 @@ def _store(association: Association, message: Message, context: Context, archive
         with archive.receive(sop_class, sop_instance, context.transfer_syntax, association.calling) as reception:
             for view in message.fragments():
                 reception.write(view)
-            receipt = reception.finish()
+            reception.finish(lambda receipt, outcome: _note(association, context, receipt, outcome))
     except AssociationEnded:
         raise
     except DatasetMismatch as error:
@@ -61,15 +62,15 @@ def _store(association: Association, message: Message, context: Context, archive
     except Exception as error:  # the sender must learn that this one is not safe
         log.exception("storing failed")
         return messages.PROCESSING_FAILURE, f"internal error: {error}"
-    _note(association, context, receipt)
     return messages.SUCCESS, ""
 
 
-def _note(association: Association, context: Context, receipt: Receipt) -> None:
+def _note(association: Association, context: Context, receipt: Receipt, outcome: str) -> None:
+    """Note what became of an instance: that is known a moment after its sender was told that it is safe."""
     class_name = sop_classes.label(context.abstract_syntax)
-    association.tally[f"{receipt.outcome} {class_name} in {sop_classes.label(context.transfer_syntax)}"] += 1
+    association.tally[f"{outcome} {class_name} in {sop_classes.label(context.transfer_syntax)}"] += 1
     association.tally["bytes"] += receipt.size
-    if receipt.outcome == "conflict":
+    if outcome == CONFLICT:
         log.warning(
             "conflict: %s came from %s with other bytes than before; both are kept, the first stays current (%s)",
             receipt.header.sop_instance_uid,

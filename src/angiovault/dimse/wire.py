@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from angiovault.dimse.endings import (
@@ -83,6 +83,7 @@ class Wire:
         self._send_lock = threading.Lock()
         self._send_buffer = bytearray()
         self._interruption = ""
+        self.before_release: Callable[[], None] = lambda: None  # is called before the peer's release is answered
         if isinstance(connection, socket.socket) and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -202,6 +203,7 @@ class Wire:
                 raise ProtocolError("A-RELEASE-RP that nobody asked for", _UNEXPECTED_PDU)
             if within_message:
                 raise ProtocolError("A-RELEASE-RQ in the middle of a message", _UNEXPECTED_PDU)
+            self.before_release()
             self.send(_PDU_HEADER.pack(A_RELEASE_RP, 4) + bytes(4))
             raise Released("released")
         elif kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ):

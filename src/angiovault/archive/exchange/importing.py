@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.archive import Archive, DatasetMismatch, Receipt
+from angiovault.archive.archive import SET_ASIDE, Archive, DatasetMismatch, Receipt
 from angiovault.archive.exchange.import_sources import (
     FAILED,
     MEDIA_STORAGE_DIRECTORY,
@@ -26,12 +26,14 @@ from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
 from angiovault.archive.index import IndexUnavailable
+from angiovault.archive.store import StorageError
 
 log = logging.getLogger(__name__)
 
 DONE_BEFORE: Final = "done before"
 
 _CHUNK: Final = 1 << 20
+_REST_SECONDS: Final = 5.0
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
 
@@ -108,9 +110,12 @@ def import_paths(archive: Archive, paths: Iterable[Path], move: bool = False) ->
         When the archive can take in nothing more: the storage is full, or away.
     """
     archive.check()
-    with ImportedBefore(archive.store) as before:
-        for source in find_sources(paths, archive.store, move):
-            yield _import(archive, source, before, move)
+    try:
+        with ImportedBefore(archive.store) as before:
+            for source in find_sources(paths, archive.store, move):
+                yield _import(archive, source, before, move)
+    finally:
+        archive.rest(_REST_SECONDS)
 
 
 def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool) -> Imported:
@@ -127,12 +132,14 @@ def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool
         return Imported(source.name, SKIPPED, str(what))
     except source.faults as error:
         return Imported(source.name, FAILED, str(error) or type(error).__name__)
-    reason = ""
+    outcome, reason = receipt.outcome, ""
+    if outcome == SET_ASIDE:
+        return Imported(source.name, FAILED, f"in the archive, but the index does not take it: {receipt.place}")
     if taking_over:
         reason = _remove(archive, source.path, state, receipt)
     else:
         before.add(source.key, state.size, state.modified, receipt.place)
-    return Imported(source.name, receipt.outcome, reason, receipt.size)
+    return Imported(source.name, outcome, reason, receipt.size)
 
 
 def _take(archive: Archive, file: BinaryIO) -> Receipt:
@@ -187,8 +194,9 @@ def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str) -> tuple[st
     if not _TIME.fullmatch(meta.received) or meta.received > now or archive.behind:
         return calling, ""
     try:
+        archive.settler.wait()
         known = versions(archive.index, sop_instance_uid)
-    except IndexUnavailable:
+    except (IndexUnavailable, StorageError):
         return calling, ""
     return calling, "" if known else meta.received
 

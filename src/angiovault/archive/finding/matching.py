@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from angiovault.archive import elements, index, names
+from angiovault.archive import adding, elements, names
 from angiovault.archive.elements import Elements, Tree
 
 Range = tuple[str, str]
@@ -143,12 +143,12 @@ def _limits(text: str, form: re.Pattern[str]) -> Range | None:
 
 def _date_range(text: str) -> Range | None:
     limits = _limits(text, _DATE)
-    return limits and (index.date(limits[0]), index.date(limits[1]))
+    return limits and (adding.date(limits[0]), adding.date(limits[1]))
 
 
 def _time_range(text: str) -> Range | None:
     limits = _limits(text, _TIME)
-    return limits and (index.time_of_day(limits[0]), _filled(limits[1].replace(":", ""), 6, "9"))
+    return limits and (adding.time_of_day(limits[0]), _filled(limits[1].replace(":", ""), 6, "9"))
 
 
 def _moment_range(text: str) -> Range | None:
@@ -201,7 +201,7 @@ def all_match(
 
 def _moment_matches(date: int, values: Elements, ranges: tuple[Range, Range]) -> bool:
     (first_date, last_date), (first_time, last_time) = ranges
-    on, at = index.date(_text(values.get(date))), index.time_of_day(_text(values.get(TIME_OF_DATE[date])))
+    on, at = adding.date(_text(values.get(date))), adding.time_of_day(_text(values.get(TIME_OF_DATE[date])))
     late_enough = on > first_date or (on == first_date and at >= first_time)
     early_enough = not last_date or on < last_date or (on == last_date and (not last_time or "" < at <= last_time))
     return bool(on) and late_enough and early_enough
@@ -224,9 +224,9 @@ def _matches(key: Key, stored: tuple[str, bytes] | None, label: bytes) -> bool:
     if key.vr == "UI":
         return any(uid.strip(" \0") in key.uid_set for uid in text.split("\\"))
     if key.vr == "DA":
-        return _within(index.date(text), key.ranges)
+        return _within(adding.date(text), key.ranges)
     if key.vr == "TM":
-        return _within(index.time_of_day(text), key.ranges)
+        return _within(adding.time_of_day(text), key.ranges)
     if key.vr == "DT":
         match = re.match(_MOMENT, text)
         return match is not None and _within(_filled(match[1], 14, "0"), key.ranges)

@@ -1,0 +1,332 @@
+"""How files become rows of the index: in one transaction, in which nothing is looked up or counted twice.
+
+What is done for every instance is sent as fixed statements: peewee would spend most of the time on writing them anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final
+
+from angiovault.archive import layout, names
+from angiovault.archive.attributes import WANTED
+from angiovault.archive.database import Database
+from angiovault.archive.header import Header
+from angiovault.archive.models import Folder, Patient, PatientName, Series, Study, StudyPerson
+
+STORED: Final = "stored"
+DUPLICATE: Final = "duplicate"
+CONFLICT: Final = "conflict"
+SET_ASIDE: Final = "set aside"
+
+_PATIENT_NAME: Final = 0x00100010
+_PATIENT_ID: Final = 0x00100020
+_ISSUER_OF_PATIENT_ID: Final = 0x00100021
+_BIRTH_DATE: Final = 0x00100030
+_SPECIFIC_CHARACTER_SET: Final = 0x00080005
+_TIMEZONE: Final = 0x00080201
+_OF_A_PATIENT: Final = (_SPECIFIC_CHARACTER_SET, _PATIENT_NAME, _PATIENT_ID, _ISSUER_OF_PATIENT_ID, _BIRTH_DATE)
+_KEY_LENGTH: Final = 185
+_MOST_LISTED: Final = 500
+_TAGS: Final = {
+    level: frozenset({tag for tag, (of, _) in WANTED.items() if of == level} | {_SPECIFIC_CHARACTER_SET, _TIMEZONE})
+    for level in ("PATIENT", "STUDY", "SERIES", "IMAGE")
+}
+
+_SELECT_STUDY: Final = "SELECT id, person, patients_differ, modalities, sop_classes FROM study WHERE uid = ?"
+_INSERT_INSTANCE: Final = (
+    "INSERT INTO instance (uid, version, content, current, series_id, sop_class, transfer_syntax, instance_number, "
+    "digest, size, folder_id, file, received, calling, complete, head) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_COUNT_IN_SERIES: Final = (
+    "UPDATE series SET instance_count = instance_count + ?, byte_count = byte_count + ? WHERE id = ?"
+)
+_COUNT_IN_STUDY: Final = (
+    "UPDATE study SET instance_count = instance_count + ?, byte_count = byte_count + ?, "
+    "series_count = series_count + ? WHERE id = ?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file to be indexed: its header, and what the archive knows of it."""
+
+    header: Header
+    digest: str
+    size: int
+    place: PurePosixPath
+    received: str
+    calling: str
+
+    @property
+    def content(self) -> str:
+        """Key of the content, see `layout.content_key`."""
+        return layout.content_key(self.header.transfer_syntax, self.digest)
+
+
+@dataclass(slots=True)
+class _Series:
+    """A series' row, and what is to be added to its counts."""
+
+    id: int
+    had: int
+    instances: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
+class _Study:
+    """A study's row, and what is to be added to its counts and lists."""
+
+    id: int
+    person: str
+    patients_differ: int
+    modalities: list[str]
+    sop_classes: list[str]
+    patients: set[int] = field(default_factory=set)
+    series: dict[str, _Series] = field(default_factory=dict)
+    instances: int = 0
+    size: int = 0
+    series_count: int = 0
+    lists_changed: bool = False
+
+
+class Adding:
+    """Adds files within one transaction, which keeps others from changing what has been looked up.
+
+    Parameters
+    ----------
+    database : Database
+        The index's, in a transaction.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._execute = database.execute
+        self._patients: dict[tuple[bytes | None, ...], tuple[int, str]] = {}
+        self._studies: dict[str, _Study] = {}
+        self._folders: dict[str, int] = {}
+
+    def add(self, entry: Entry) -> str:
+        """Add a file and return `STORED`, `DUPLICATE` or `CONFLICT`; it counts when `finish` has been called."""
+        header = entry.header
+        uid, content = header.sop_instance_uid, entry.content
+        known = self._execute("SELECT version, content FROM instance WHERE uid = ?", uid).fetchall()
+        if any(other == content for _, other in known):
+            return DUPLICATE
+        current = not known
+        study = self._study(entry)
+        series = self._series(header, study)
+        self._execute(
+            _INSERT_INSTANCE,
+            uid,
+            1 + max((version for version, _ in known), default=0),
+            content,
+            int(current),
+            series.id,
+            header.sop_class_uid,
+            header.transfer_syntax,
+            _bounded(header.integer(0x00200013)),
+            entry.digest,
+            entry.size,
+            self._folder(str(entry.place.parent)),
+            entry.place.name,
+            entry.received,
+            ascii_code(entry.calling),
+            int(header.complete),
+            header.encoded(_TAGS["IMAGE"]),
+        )
+        if current:
+            _count(study, series, header, entry.size)
+        return STORED if current else CONFLICT
+
+    def finish(self) -> None:
+        """Write the counts and lists of the studies and series, and forget what was looked up."""
+        for study in self._studies.values():
+            for series in study.series.values():
+                if series.instances:
+                    self._execute(_COUNT_IN_SERIES, series.instances, series.size, series.id)
+            if study.instances:
+                self._execute(_COUNT_IN_STUDY, study.instances, study.size, study.series_count, study.id)
+            if study.lists_changed:
+                lists = {"modalities": "\\".join(study.modalities), "sop_classes": "\\".join(study.sop_classes)}
+                Study.update(**lists).where(Study.id == study.id).execute()
+        self._patients.clear()
+        self._studies.clear()
+        self._folders.clear()
+
+    def _patient(self, header: Header) -> tuple[int, str]:
+        """Return the number of a patient's row, and a digest that tells the same person from another."""
+        key = tuple(map(header.elements.get, _OF_A_PATIENT))
+        identified = _PATIENT_ID in header.elements or _PATIENT_NAME in header.elements
+        found = self._patients.get(key) if identified else None
+        if found is None:
+            name_keys = names.name_keys(_raw(header, _PATIENT_NAME), _label(header))
+            number = self._patient_row(header, name_keys)
+            found = number, hashlib.sha256(repr((number, sorted(name_keys))).encode()).hexdigest()
+            self._patients[key] = found
+        return found
+
+    def _patient_row(self, header: Header, name_keys: set[str]) -> int:
+        keys = {key[:_KEY_LENGTH] for key in name_keys}
+        patient_id = key_of(header, _PATIENT_ID)
+        if patient_id:
+            identity = f"id {patient_id} {key_of(header, _ISSUER_OF_PATIENT_ID)}"
+        elif keys:
+            identity = f"name {sorted(keys)} {header.text(_BIRTH_DATE)}"
+        else:
+            identity = f"study {header.study_instance_uid}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        row = self._execute("SELECT id FROM patient WHERE identity = ?", digest).fetchone()
+        if row:
+            number = int(row[0])
+            known = self._execute("SELECT name FROM patient_name WHERE patient_id = ?", number)
+            have = {name for (name,) in known.fetchall()}
+        else:
+            number = Patient.insert(
+                identity=digest,
+                patient_id=patient_id,
+                birth_date=ascii_code(date(header.text(_BIRTH_DATE))),
+                head=header.encoded(_TAGS["PATIENT"]),
+            ).execute()
+            have = set()
+        for name in sorted(keys - have):
+            PatientName.insert(patient_id=number, name=name).execute()
+        return number
+
+    def _study(self, entry: Entry) -> _Study:
+        header = entry.header
+        patient, person = self._patient(header)
+        uid = header.study_instance_uid
+        study = self._studies.get(uid)
+        if study is None:
+            # Counts and lists of a study are changed by one process at a time.
+            lock = " FOR UPDATE" if self._database.engine == "mysql" else ""
+            row = self._execute(_SELECT_STUDY + lock, uid).fetchone()
+            if row is None:
+                study = _Study(self._new_study(entry, patient, person), person, 0, [], [])
+            else:
+                study = _Study(row[0], row[1], row[2], _listed(row[3]), _listed(row[4]))
+            self._studies[uid] = study
+        if study.person != person and not study.patients_differ:
+            Study.update(patients_differ=1).where(Study.id == study.id).execute()
+            study.patients_differ = 1
+        if patient not in study.patients:
+            pair = "SELECT id FROM study_person WHERE study_id = ? AND patient_id = ?"
+            if self._execute(pair, study.id, patient).fetchone() is None:
+                StudyPerson.insert(study_id=study.id, patient_id=patient).execute()
+            study.patients.add(patient)
+        return study
+
+    def _new_study(self, entry: Entry, patient: int, person: str) -> int:
+        header = entry.header
+        return int(
+            Study.insert(
+                uid=header.study_instance_uid,
+                patient_id=patient,
+                person=person,
+                patients_differ=0,
+                study_date=ascii_code(date(header.text(0x00080020))),
+                study_time=ascii_code(time_of_day(header.text(0x00080030))),
+                accession_number=key_of(header, 0x00080050),
+                study_id=key_of(header, 0x00200010),
+                description=key_of(header, 0x00081030),
+                modalities="",
+                sop_classes="",
+                series_count=0,
+                instance_count=0,
+                byte_count=0,
+                received=entry.received,
+                head=header.encoded(_TAGS["PATIENT"] | _TAGS["STUDY"]),
+            ).execute()
+        )
+
+    def _series(self, header: Header, study: _Study) -> _Series:
+        uid = header.series_instance_uid
+        series = study.series.get(uid)
+        if series is None:
+            found = "SELECT id, instance_count FROM series WHERE uid = ? AND study_id = ?"
+            row = self._execute(found, uid, study.id).fetchone()
+            series = _Series(row[0], row[1]) if row is not None else _Series(self._new_series(header, study.id), 0)
+            study.series[uid] = series
+        return series
+
+    def _new_series(self, header: Header, study: int) -> int:
+        return int(
+            Series.insert(
+                study_id=study,
+                uid=header.series_instance_uid,
+                modality=_modality(header),
+                series_number=_bounded(header.integer(0x00200011)),
+                description=key_of(header, 0x0008103E),
+                instance_count=0,
+                byte_count=0,
+                head=header.encoded(_TAGS["SERIES"]),
+            ).execute()
+        )
+
+    def _folder(self, path: str) -> int:
+        number = self._folders.get(path)
+        if number is None:
+            digest = hashlib.sha256(path.encode()).hexdigest()
+            row = self._execute("SELECT id FROM folder WHERE digest = ?", digest).fetchone()
+            number = int(row[0]) if row else int(Folder.insert(digest=digest, path=path).execute())
+            self._folders[path] = number
+        return number
+
+
+def _count(study: _Study, series: _Series, header: Header, size: int) -> None:
+    """Count one current instance for its study and series."""
+    if not series.had + series.instances:
+        study.series_count += 1
+    for level in (series, study):
+        level.instances += 1
+        level.size += size
+    for listed, value in ((study.modalities, _modality(header).upper()), (study.sop_classes, header.sop_class_uid)):
+        if value and value not in listed and len(listed) < _MOST_LISTED:
+            listed.append(value)
+            study.lists_changed = True
+
+
+def _listed(text: str) -> list[str]:
+    return text.split("\\") if text else []
+
+
+def _modality(header: Header) -> str:
+    return ascii_code(key_of(header, 0x00080060))
+
+
+def _raw(header: Header, tag: int) -> bytes:
+    return header.elements.get(tag, b"")
+
+
+def _label(header: Header) -> bytes:
+    return header.elements.get(_SPECIFIC_CHARACTER_SET, b"")
+
+
+def key_of(header: Header, tag: int) -> str:
+    """Return the search key of a text element."""
+    return names.fold(names.decode(_raw(header, tag), _label(header)))[:_KEY_LENGTH]
+
+
+def ascii_code(text: str) -> str:
+    """Return `text` as the ASCII code columns hold it."""
+    return text.encode("ascii", "replace").decode()[:40]
+
+
+def date(text: str) -> str:
+    """Return a DA value as YYYYMMDD; the old form YYYY.MM.DD is understood (PS3.5 6.2)."""
+    return text.replace(".", "").replace("-", "")[:8]
+
+
+def time_of_day(text: str) -> str:
+    """Return a TM value as HHMMSS.FFFFFF, '' when there is none; the old form HH:MM:SS is understood."""
+    whole, _, fraction = text.replace(":", "").partition(".")
+    return f"{whole[:6].ljust(6, '0')}.{fraction[:6].ljust(6, '0')}" if whole else ""
+
+
+def _bounded(number: int | None) -> int | None:
+    return number if number is not None and abs(number) < 2**62 else None

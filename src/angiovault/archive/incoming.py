@@ -1,0 +1,307 @@
+"""Where instances arrive: files whose names are durable before the first byte comes.
+
+So one sync makes a whole instance durable, that of its file. A file is sealed when its head holds the digest of its
+data set; sealed and with the right digest it is an instance that the archive has, wherever it was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import itertools
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from angiovault.archive import filemeta
+from angiovault.archive.durable import as_storage_error, fsync_directory
+
+_MOST_SPARES: Final = 32
+_FOLLOWED: Final = 2 << 20
+_BIG: Final = 64 << 20
+_STEP: Final = 2 << 20
+_spare_cores: Final = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))  # more would only wait for one another
+
+
+class IncomingFolder:
+    """The folder, and spare files in it: one sync of the folder makes several names durable.
+
+    A name begins with the number of the process that uses it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._spares: list[Path] = []
+        self._next = 1
+        self._prefix = f"{os.getpid()}-{secrets.token_hex(8)}-"
+        self._numbers = itertools.count()
+
+    def prepare(self) -> None:
+        """Make sure that it is there."""
+        with as_storage_error(f"cannot use {self.path}"):
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            fsync_directory(self.path.parent)
+
+    def begin(self, head: bytes, vouched_at: int, received: str) -> Incoming:
+        """Take a file for an instance that begins to arrive.
+
+        Raises
+        ------
+        OSError
+            When there is none.
+        """
+        try:
+            return Incoming(self._take(), head, vouched_at, received)
+        except FileNotFoundError:  # somebody has cleared the folder
+            self.drop_spares()
+            return Incoming(self._take(), head, vouched_at, received)
+
+    def _take(self) -> Path:
+        """Return a file of a durable name; more of them are made each time, as long as instances keep coming."""
+        with self._lock:
+            if not self._spares:
+                count, self._next = self._next, 1
+                self._make_spares(count)
+                self._next = min(2 * count, _MOST_SPARES)
+            return self._spares.pop()
+
+    def _make_spares(self, count: int) -> None:
+        made: list[Path] = []
+        try:
+            for _ in range(count):
+                path = self.path / f"{self._prefix}{next(self._numbers):08x}"
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+                made.append(path)
+            fsync_directory(self.path)
+        except OSError:
+            _remove(made)
+            raise
+        self._spares = made
+
+    def drop_spares(self) -> None:
+        """Remove the spare files, until the next instance comes."""
+        with self._lock:
+            _remove(self._spares)
+            self._spares = []
+            self._next = 1
+
+    def remove_unfinished(self) -> None:
+        """Remove what receptions that were cut off left behind, but not what another living process is writing."""
+        with as_storage_error("cannot clear the incoming folder"):
+            for leftover in self.path.iterdir():
+                if not sealed(leftover) and not _of_another(leftover):
+                    leftover.unlink()
+
+    def waiting(self, whose: str) -> Iterator[Path]:
+        """Yield the sealed files: of 'others' that live, of the 'dead' (and of this process), or of 'all'."""
+        with as_storage_error("cannot read the incoming folder"):
+            for path in self.path.iterdir():
+                if (whose == "all" or _of_another(path) == (whose == "others")) and sealed(path):
+                    yield path
+
+
+def _of_another(path: Path) -> bool:
+    """Return whether a file belongs to another living process."""
+    process = path.name.partition("-")[0]
+    return process != str(os.getpid()) and Path("/proc", process).exists()
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):  # the volume is gone
+            path.unlink()
+
+
+def sealed(path: Path) -> bool:
+    """Return whether a file's head holds a digest."""
+    try:
+        with path.open("rb") as file:
+            return filemeta.read(file).sealed
+    except (OSError, filemeta.NotDicom):
+        return False
+
+
+class _Follower(threading.Thread):
+    """Follows the writing of a big file: hashes what is there and lets it go to the disk, while more arrives.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file, open for reading.
+    start : int
+        Where in it the part to be hashed begins.
+    hashed : hash
+        Of what was before that part.
+    """
+
+    def __init__(self, descriptor: int, start: int, hashed: hashlib._Hash) -> None:
+        super().__init__(name="hashing", daemon=True)
+        self._hash = hashed
+        self._descriptor = descriptor
+        self._at = self._end = start
+        self._ended = False
+        self._error: OSError | None = None
+        self._more = threading.Condition()
+        self.start()
+
+    def go_on(self, end: int) -> None:
+        """Take note that the file has been written up to here."""
+        with self._more:
+            self._end = end
+            self._more.notify()
+
+    def finish(self) -> None:
+        """Wait until everything is hashed.
+
+        Raises
+        ------
+        OSError
+            When the file cannot be read.
+        """
+        with self._more:
+            self._ended = True
+            self._more.notify()
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+    def run(self) -> None:
+        """Follow."""
+        view = memoryview(bytearray(_STEP))
+        try:
+            while (count := self._wait()) > 0:
+                got = os.preadv(self._descriptor, [view[:count]], self._at)
+                if not got:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                self._hash.update(view[:got])
+                _write_back(self._descriptor, self._at, got)
+                self._at += got
+        except OSError as error:
+            self._error = error
+
+    def _wait(self) -> int:
+        """Return how many bytes to hash next, 0 when there will be no more."""
+        with self._more:
+            self._more.wait_for(lambda: self._ended or self._at < self._end)
+            return min(self._end - self._at, _STEP)
+
+
+def _find_write_back() -> Callable[[int, int, int], object]:
+    """Return what makes the system begin to write a part of a file to the disk, without waiting for it."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return lambda *_: None  # the sync at the end does it all
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return lambda descriptor, start, count: function(descriptor, start, count, 2)  # SYNC_FILE_RANGE_WRITE
+
+
+_write_back = _find_write_back()
+
+
+class Incoming:
+    """One instance that arrives: bytes are written and hashed as they come, those of a big one by a second thread."""
+
+    def __init__(self, path: Path, head: bytes, vouched_at: int, received: str) -> None:
+        self.path = path
+        self.received = received
+        self._vouched_at = vouched_at
+        self._hash = hashlib.sha256()
+        self._follower: _Follower | None = None
+        self._head = len(head)
+        self._told = 0
+        self.size = 0
+        self._kept = False
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._write(head)
+        except OSError:
+            self.discard()
+            raise
+
+    def _write(self, data: bytes | memoryview) -> None:
+        written = os.write(self._descriptor, data)
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:])
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the data set.
+
+        Raises
+        ------
+        NoRoom, StorageError
+            When they cannot be written.
+        """
+        with as_storage_error("cannot write to the storage"):
+            self._write(data)
+        self.size += len(data)
+        if self._follower is not None:
+            if self.size - self._told >= _STEP:
+                self._follower.go_on(self._head + self.size)
+                self._told = self.size
+        else:
+            self._hash.update(data)
+            if self.size >= _FOLLOWED and _spare_cores.acquire(blocking=False):
+                self._follower = _Follower(self._descriptor, self._head + self.size, self._hash)
+                self._told = self.size
+
+    def write_back(self) -> None:
+        """Bring the bulk of a very big instance to the disk, before `seal`, whose end queries may have to wait for."""
+        if self.size >= _BIG:
+            with as_storage_error("cannot sync an instance"):
+                os.fdatasync(self._descriptor)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what was written.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be made.
+        """
+        with as_storage_error("cannot read an instance that arrives"):
+            self._end_follower()
+        return self._hash.hexdigest()
+
+    def _end_follower(self) -> None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            try:
+                follower.go_on(self._head + self.size)
+                follower.finish()
+            finally:
+                _spare_cores.release()
+
+    def seal(self) -> None:
+        """Write digest and time of receipt into the file's head, and make the file durable."""
+        self.received = self.received or now()
+        with as_storage_error("cannot sync an instance"):
+            os.pwrite(self._descriptor, filemeta.vouched(self.digest(), self.received), self._vouched_at)
+            os.fsync(self._descriptor)
+
+    def keep(self) -> None:
+        """Leave the file where it is: another takes care of it from now on."""
+        self._kept = True
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it is to be kept."""
+        with contextlib.suppress(OSError):
+            self._end_follower()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not self._kept:
+                _remove([self.path])
+
+
+def now() -> str:
+    """Return the time as the archive writes it: ISO 8601, UTC, to the microsecond."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
