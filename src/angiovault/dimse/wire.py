@@ -25,6 +25,7 @@ from angiovault.dimse.endings import (
     Released,
     TimedOut,
 )
+from angiovault.dimse.tcp import TcpConnection
 from angiovault.dimse.tls import TlsConnection
 
 A_ASSOCIATE_RQ: Final = 0x01
@@ -69,7 +70,7 @@ class Wire:
     """
 
     def __init__(self, connection: socket.socket | TlsConnection, max_pdu: int, network_timeout: float) -> None:
-        self.connection = connection
+        self.connection = connection if isinstance(connection, TlsConnection) else TcpConnection(connection)
         self.max_pdu = max_pdu
         self.peer_max_pdu = 16384
         self.network_timeout = network_timeout
@@ -84,8 +85,6 @@ class Wire:
         self._send_buffer = bytearray()
         self._interruption = ""
         self.before_release: Callable[[], None] = lambda: None  # is called before the peer's release is answered
-        if isinstance(connection, socket.socket) and connection.family in (socket.AF_INET, socket.AF_INET6):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     # ---- receiving
 
@@ -145,7 +144,7 @@ class Wire:
         """Whether something has come from the peer; does not wait."""
         if self._end > self._start:
             return True
-        if isinstance(self.connection, TlsConnection) and self.connection.pending():
+        if self.connection.pending():
             return True
         poller = select.poll()
         poller.register(self.connection, select.POLLIN)

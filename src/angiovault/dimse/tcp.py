@@ -1,0 +1,88 @@
+"""A plain TCP connection whose time-outs the kernel keeps: one system call for a read, where Python's make three."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Final
+
+_TIMEVAL: Final = struct.Struct("ll")
+_SHORTEST: Final = 0.001  # 0 would mean for ever
+_SLACK: Final = 1.05
+
+
+class TcpConnection:
+    """A connected socket, with the methods that `Wire` needs of a connection.
+
+    Python's own time-outs make a socket non-blocking and `poll` before every call; SO_RCVTIMEO and SO_SNDTIMEO leave it
+    blocking. They are set anew only when they would let a call take more than a twentieth too long.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        Connected socket.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(None)
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connection
+        self._timeout: float | None = None
+        self._set = {socket.SO_RCVTIMEO: float("inf"), socket.SO_SNDTIMEO: float("inf")}
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Set how long the following calls may take; `None` is for ever."""
+        self._timeout = seconds
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read what there is, at least one byte; 0 is the end. Raises OSError."""
+        return self._patiently(lambda: self._socket.recv_into(buffer), socket.SO_RCVTIMEO)
+
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes whole; the time-out is that of the peer's taking nothing. Raises OSError."""
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                with view[sent:] as rest:
+                    sent += self._patiently(lambda rest=rest: self._socket.send(rest), socket.SO_SNDTIMEO)  # type: ignore[misc]
+
+    def pending(self) -> bool:
+        """Return whether bytes wait that the kernel does not know of: never."""
+        return False
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def shutdown(self, how: int) -> None:
+        """Shut the connection down, which wakes a thread that waits in it. Raises OSError."""
+        self._socket.shutdown(how)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _patiently(self, operation: Callable[[], int], option: int) -> int:
+        """Call until it is done or the time is over: a shorter time-out than the present one may be in force."""
+        timeout = float("inf") if self._timeout is None else max(self._timeout, _SHORTEST)
+        if self._set[option] > timeout * _SLACK:
+            self._set_kernel_timeout(option, timeout)
+        began = 0.0
+        while True:
+            try:
+                return operation()
+            except BlockingIOError:
+                now = time.monotonic()
+                began = began or now - self._set[option]
+                left = began + timeout - now
+                if left <= 0:
+                    raise TimeoutError from None
+                self._set_kernel_timeout(option, max(left, _SHORTEST))
+
+    def _set_kernel_timeout(self, option: int, seconds: float) -> None:
+        self._set[option] = seconds
+        whole = int(seconds)
+        self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, int((seconds - whole) * 1e6)))
