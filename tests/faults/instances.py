@@ -1,6 +1,8 @@
 """Small instances of any size and identity for the tests of keeping, and what the archive says of them."""
 
+import contextlib
 import hashlib
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -116,6 +118,17 @@ def assert_kept(peer: Peer, studies: Sequence[str], acked: set[str], sent: Mappi
     back = given_back(peer, studies, folder)
     assert back.keys() == there
     assert {uid for uid in back if back[uid] != sent[uid]} == set(), "came back with other bytes"
+
+
+def bytes_in(storage: Path) -> int:
+    """Return how many bytes have arrived in a storage folder, by halves or whole, each counted once."""
+    sizes: dict[int, int] = {}
+    for folder, _, names in os.walk(storage):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # it has got its place meanwhile
+                status = Path(folder, name).stat()
+                sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 def tree(storage: Path) -> dict[str, str]:

@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -21,6 +20,10 @@ from harness.service import Service
 from harness.waiting import wait_until
 
 _SENDERS = 3
+
+
+def size_of(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,13 @@ def test_sigkill_at_random_moments(
         sent |= instances.digests(path for batch in batches for path in batch)
         with ThreadPoolExecutor(_SENDERS) as pool:
             senders = [pool.submit(storescu, server.peer, batch, "-xe") for batch in batches]
-            threading.Event().wait(chance.uniform(0.02, 0.8))  # the moment of the kill is what is random here
+            # The moment of the kill is what is random here; how far a machine has come by a time is not to be known.
+            moment = instances.bytes_in(server.storage) + chance.uniform(0, 0.9) * sum(map(size_of, batches))
+            wait_until(
+                lambda moment=moment, senders=senders: instances.bytes_in(server.storage) >= moment
+                or all(one.done() for one in senders),
+                "the moment of the kill",
+            )
             server.kill()
         now = {uid for one in senders for uid in instances.acknowledged(one.result())}
         acked |= now

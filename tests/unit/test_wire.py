@@ -12,6 +12,8 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from pynetdicom import pdu as pdus
@@ -354,16 +356,25 @@ def test_a_closed_connection_is_told_from_silence(line: Line) -> None:
 # ---- sending
 
 
+def file_of(folder: Path, content: bytes, position: int = 0) -> BinaryIO:
+    """Return an open file, at a position."""
+    path = folder / "file"
+    path.write_bytes(content)
+    file = path.open("rb")
+    file.seek(position)
+    return file
+
+
 @pytest.mark.parametrize("peer_max_pdu", [0, 16, 17, 20, 100, 4096, 4_000_000_000])
 @pytest.mark.parametrize("size", [0, 1, 10, 11, 4090, 300_001])
 @pytest.mark.parametrize("kind", ["bytes", "file"])
-def test_what_is_sent_fits_what_the_peer_takes(line: Line, peer_max_pdu: int, size: int, kind: str) -> None:
+def test_what_is_sent_fits_what_the_peer_takes(
+    line: Line, peer_max_pdu: int, size: int, kind: str, tmp_path: Path
+) -> None:
     line.wire.peer_max_pdu = peer_max_pdu
     body = random.Random(size).randbytes(size)
     command = store_rq("1.2", "1.2.3")
-    data = body if kind == "bytes" else io.BytesIO(b"head" + body)
-    if isinstance(data, io.BytesIO):
-        data.seek(4)
+    data = body if kind == "bytes" else file_of(tmp_path, b"head" + body, 4)
 
     def send() -> None:
         line.wire.send_message(5, command, data, size)
@@ -396,11 +407,15 @@ def test_what_is_sent_fits_what_the_peer_takes(line: Line, peer_max_pdu: int, si
     assert parts == {1: command, 0: body}
 
 
-def test_a_file_that_ends_early_is_an_error_and_never_a_shorter_data_set(line: Line) -> None:
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+def test_a_file_that_ends_early_is_an_error_and_never_a_shorter_data_set(
+    line: Line, size: int, tmp_path: Path
+) -> None:
+    line.wire.peer_max_pdu = 131_072
     sending = threading.Thread(target=line.received)
     sending.start()
     with pytest.raises(OSError, match="ends 100 bytes early"):
-        line.wire.send_message(1, echo_rq(), io.BytesIO(bytes(900)), 1000)
+        line.wire.send_message(1, echo_rq(), file_of(tmp_path, bytes(size - 100)), size)
     line.wire.close()
     sending.join()
 

@@ -43,6 +43,7 @@ __all__ = ["CONFLICT", "DUPLICATE", "SET_ASIDE", "STORED", "Archive", "DatasetMi
 _TOGETHER: Final = 50
 _CLOSE_SECONDS: Final = 5.0
 _LOOK_AGAIN: Final = 0.01
+_HEAD: Final = 1 << 10  # bytes that one read has to bring: the head of a stored file is shorter
 
 
 class Archive:
@@ -361,7 +362,7 @@ class Archive:
         """
         self.check()
         try:
-            file = (self.store.root / instance.path).open("rb", buffering=0)
+            file = (self.store.root / instance.path).open("rb", buffering=_HEAD)
         except OSError as error:
             raise StorageError(f"cannot read {instance.path}: {error.strerror}") from error
         with file:

@@ -127,11 +127,12 @@ class Association:
         status: int,
         data: bytes | None = None,
         comment: str = "",
+        hold: bool = False,
         **counts: int,
     ) -> None:
-        """Send a response to a request, see `messages.response`."""
+        """Send a response to a request, see `messages.response`; with `hold` it may leave with the next message."""
         elements = messages.response(message.command, status, data_set=data is not None, comment=comment, **counts)
-        self.wire.send_message(message.context_id, messages.encode(elements), data)
+        self.wire.send_message(message.context_id, messages.encode(elements), data, hold=hold)
 
     def pending_responses(self, message: Message, status: int) -> Callable[[bytes], None]:
         """Return what sends one pending response, with a data set, to a request.

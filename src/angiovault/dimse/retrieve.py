@@ -135,7 +135,8 @@ def answer_get(association: Association, message: Message, services: Services) -
         for instance in wanted:
             report(_send_one(association, instance, services, progress, {}))
 
-    _retrieve(association, message, services, sop_classes.GET, perform)
+    # What is said of one sub-operation leaves with the next, which goes the same way.
+    _retrieve(association, message, services, sop_classes.GET, perform, hold=True)
 
 
 def answer_move(association: Association, message: Message, services: Services) -> None:
@@ -225,6 +226,7 @@ def _retrieve(
     services: Services,
     models: dict[str, str],
     perform: Callable[[list[StoredInstance], Progress, Report], None],
+    hold: bool = False,
 ) -> None:
     context = association.context_of(message)
     try:
@@ -248,7 +250,7 @@ def _retrieve(
         if progress.remaining:
             if association.cancelled(message):
                 raise _Cancelled
-            association.respond(message, messages.PENDING, **progress.counts(final=False))
+            association.respond(message, messages.PENDING, hold=hold, **progress.counts(final=False))
 
     status = messages.SUCCESS
     try:

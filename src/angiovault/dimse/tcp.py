@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import time
@@ -48,6 +49,19 @@ class TcpConnection:
             while sent < len(view):
                 with view[sent:] as rest:
                     sent += self._patiently(lambda rest=rest: self._socket.send(rest), socket.SO_SNDTIMEO)  # type: ignore[misc]
+
+    def sendfile(self, descriptor: int, start: int, count: int) -> int:
+        """Send a part of a file without copying it; return how much of it there was. Raises OSError."""
+        sent = 0
+        while sent < count:
+            got = self._patiently(
+                lambda sent=sent: os.sendfile(self._socket.fileno(), descriptor, start + sent, count - sent),  # type: ignore[misc]
+                socket.SO_SNDTIMEO,
+            )
+            if not got:
+                break
+            sent += got
+        return sent
 
     def pending(self) -> bool:
         """Return whether bytes wait that the kernel does not know of: never."""

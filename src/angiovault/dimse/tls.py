@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -63,6 +64,12 @@ class TlsConnection:
             while sent < len(view):
                 with view[sent:] as rest:
                     sent += self._patiently(lambda rest=rest: self._tls.send(rest), deadline)  # type: ignore[misc]
+
+    def sendfile(self, descriptor: int, start: int, count: int) -> int:
+        """Send a part of a file; return how much of it there was. Raises OSError."""
+        part = os.pread(descriptor, count, start)
+        self.sendall(part)
+        return len(part)
 
     def pending(self) -> bool:
         """Return whether decrypted bytes wait to be read."""
