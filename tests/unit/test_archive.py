@@ -112,16 +112,15 @@ def test_times_of_receipt_and_rows_have_one_order(
     study = generate_uid()
     slow, quick = (instances.make(tmp_path / "sent", study=study, patient_id=name) for name in ("SLOW", "QUICK"))
     sealed, overtaken = threading.Event(), threading.Event()
-    seal = Incoming.seal
+    sync = Incoming.sync
 
-    def seal_slowly(self: Incoming) -> str:
-        digest = seal(self)
+    def sync_slowly(self: Incoming) -> None:
+        sync(self)
         if not sealed.is_set():
             sealed.set()
             overtaken.wait(0.3)  # long enough for the other one, if nothing holds that up
-        return digest
 
-    monkeypatch.setattr(Incoming, "seal", seal_slowly)
+    monkeypatch.setattr(Incoming, "sync", sync_slowly)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(_receive, archive, slow)
         assert sealed.wait(10)

@@ -33,7 +33,8 @@ def _receive(store: Store, data: bytes = b"data set", place: PurePosixPath = PLA
     try:
         incoming.write(data)
         incoming.write_back()
-        incoming.seal()
+        incoming.vouch()
+        incoming.sync()
         store.make_folder(place)
         new = store.link(incoming.path, place)
         store.sync([place])
@@ -126,13 +127,16 @@ def test_a_file_is_preamble_meta_and_the_data_set_unchanged(store: Store) -> Non
 def test_the_time_of_receipt_is_that_of_the_end(store: Store) -> None:
     first = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     second = store.begin(SECONDARY_CAPTURE, "1.2.4", EXPLICIT, "SENDER")
-    second.seal()
-    first.seal()
+    second.vouch()
+    second.sync()
+    first.vouch()
+    first.sync()
     assert second.received < first.received
     with first.path.open("rb") as file:
         assert filemeta.read(file).received == first.received
     given = store.begin(SECONDARY_CAPTURE, "1.2.5", EXPLICIT, "SENDER", "2020-01-02T03:04:05.000006Z")
-    given.seal()
+    given.vouch()
+    given.sync()
     assert given.received == "2020-01-02T03:04:05.000006Z"
     for incoming in (first, second, given):
         incoming.discard()
@@ -178,7 +182,8 @@ def test_a_digest_is_that_of_all_bytes(store: Store, size: int) -> None:
     for start in range(0, size, 123_457):
         one.write(data[start : start + 123_457])
     assert one.digest() == hashlib.sha256(data).hexdigest()
-    one.seal()
+    one.vouch()
+    one.sync()
     with one.path.open("rb") as file:
         assert filemeta.read(file).digest == one.digest()
         assert file.read() == data
@@ -197,7 +202,8 @@ def test_a_damaged_file_is_kept_beside_the_one_in_its_place(store: Store) -> Non
     _receive(store, b"first")
     incoming = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     incoming.write(b"second")
-    incoming.seal()
+    incoming.vouch()
+    incoming.sync()
     store.replace_damaged(incoming.path, PLACE)
     incoming.discard()
     assert (store.root / PLACE).read_bytes().endswith(b"second")

@@ -280,11 +280,19 @@ class Incoming:
             finally:
                 _spare_cores.release()
 
-    def seal(self) -> None:
-        """Write digest and time of receipt into the file's head, and make the file durable."""
+    def vouch(self) -> None:
+        """Write digest and time of receipt into the file's head."""
         self.received = self.received or now()
-        with as_storage_error("cannot sync an instance"):
+        with as_storage_error("cannot write to the storage"):
             os.pwrite(self._descriptor, filemeta.vouched(self.digest(), self.received), self._vouched_at)
+
+    def begin_write_back(self) -> None:
+        """Let the system begin to write everything to the disk, so that the syncs of several files share the work."""
+        _write_back(self._descriptor, 0, 0)
+
+    def sync(self) -> None:
+        """Make the file durable."""
+        with as_storage_error("cannot sync an instance"):
             os.fsync(self._descriptor)
 
     def keep(self) -> None:

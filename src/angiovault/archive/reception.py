@@ -45,7 +45,7 @@ def _nobody(receipt: Receipt, outcome: str) -> None:
 
 
 class Reception:
-    """One instance on its way in; a context manager that leaves nothing behind unless `finish` has returned.
+    """One instance on its way in; a context manager that leaves nothing behind unless `keep` has returned.
 
     Parameters
     ----------
@@ -70,9 +70,11 @@ class Reception:
         self._store = store
         self._settler = settler
         self._sop_class_uid = sop_class_uid
-        self._sop_instance_uid = sop_instance_uid
+        self.sop_instance_uid = sop_instance_uid
         self._calling = calling
         self._scanner = DatasetScanner(transfer_syntax)
+        self._turn = 0
+        self._entry: Entry | None = None
         self._incoming = store.begin(sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
 
     def __enter__(self) -> Reception:
@@ -81,7 +83,19 @@ class Reception:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it; what is not kept is removed."""
+        turn, self._turn = self._turn, 0
+        if turn:
+            self._settler.pass_over(turn)
         self._incoming.discard()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the data set that have come."""
+        return self._incoming.size
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the data set.
@@ -94,13 +108,8 @@ class Reception:
         self._incoming.write(data)
         self._scanner.feed(data)
 
-    def finish(self, then: Callable[[Receipt, str], None] = _nobody) -> Receipt:
-        """Make the instance durable; every query from now on finds it.
-
-        Parameters
-        ----------
-        then : Callable
-            Is told, by another thread, what became of it: see `Receipt.outcome`.
+    def complete(self) -> None:
+        """Take note that all bytes have come; several can be complete before the first is kept.
 
         Raises
         ------
@@ -111,8 +120,40 @@ class Reception:
         NoRoom, StorageError, NotMounted
             When it cannot be kept.
         """
+        self._complete()
+        self._incoming.begin_write_back()
+
+    def keep(self, then: Callable[[Receipt, str], None] = _nobody) -> Receipt:
+        """Make a complete instance durable; every query from now on finds it.
+
+        Parameters
+        ----------
+        then : Callable
+            Is told, by another thread, what became of it: see `Receipt.outcome`.
+
+        Raises
+        ------
+        NoRoom, StorageError
+            When it cannot be kept.
+        """
+        entry, incoming = self._entry, self._incoming
+        assert entry is not None, "it is complete"
+        incoming.sync()
+        incoming.keep()
+        receipt = Receipt(entry.header, entry.digest, entry.size, entry.place, lambda: self._settler.outcome(item))
+        item = Sealed(incoming.path, entry, lambda outcome: then(receipt, outcome))
+        turn, self._turn = self._turn, 0
+        self._settler.take(turn, item)
+        return receipt
+
+    def finish(self, then: Callable[[Receipt, str], None] = _nobody) -> Receipt:
+        """Do what `complete` and `keep` do, for one instance at a time."""
+        self._complete()
+        return self.keep(then)
+
+    def _complete(self) -> None:
         header = self._scanner.finish()
-        said = (self._sop_class_uid, self._sop_instance_uid)
+        said = (self._sop_class_uid, self.sop_instance_uid)
         found = (header.sop_class_uid, header.sop_instance_uid)
         if found != said:
             raise DatasetMismatch(
@@ -123,15 +164,6 @@ class Reception:
         place = layout.place(header, digest)
         self._store.make_folder(place)
         incoming.write_back()
-        turn = self._settler.turn(incoming)
-        try:
-            incoming.seal()
-        except BaseException:
-            self._settler.pass_over(turn)
-            raise
-        incoming.keep()
-        entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
-        receipt = Receipt(header, digest, incoming.size, place, lambda: self._settler.outcome(item))
-        item = Sealed(incoming.path, entry, lambda outcome: then(receipt, outcome))
-        self._settler.take(turn, item)
-        return receipt
+        self._turn = self._settler.turn(incoming)
+        incoming.vouch()
+        self._entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
