@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,8 @@ DONE_BEFORE: Final = "done before"
 _CHUNK: Final = 1 << 20
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
+
+Watch = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,22 @@ class _NoInstance(Exception):
     """The file is nothing to be imported; the text says what it is instead."""
 
 
-def count_files(paths: Iterable[Path]) -> int:
+def _nobody() -> None:
+    """Watch nothing."""
+
+
+def count_files(paths: Iterable[Path], watch: Watch = _nobody) -> int:
     """Return how many sources `import_paths` will look at, without opening more than the ZIP files and DICOMDIRs."""
-    return sum(1 for _ in find_sources(paths))
+    total = 0
+    for _ in find_sources(paths):
+        total += 1
+        watch()
+    return total
 
 
-def import_paths(archive: Archive, paths: Iterable[Path], move: bool = False) -> Iterator[Imported]:
+def import_paths(
+    archive: Archive, paths: Iterable[Path], move: bool = False, watch: Watch = _nobody
+) -> Iterator[Imported]:
     """Take in the instances in files, folder trees, DICOMDIRs and ZIP files.
 
     Running it again goes on quickly: what was imported and has not changed since is not read again.
@@ -96,6 +108,9 @@ def import_paths(archive: Archive, paths: Iterable[Path], move: bool = False) ->
     move : bool
         Whether to take the files over: each is removed when it is durable in the archive. What a DICOMDIR or a ZIP file
         given for itself holds is copied all the same.
+    watch : Callable
+        Is called many times a second, and may end the work by raising: the instance that is being taken in then
+        leaves nothing behind.
 
     Yields
     ------
@@ -110,10 +125,10 @@ def import_paths(archive: Archive, paths: Iterable[Path], move: bool = False) ->
     archive.check()
     with ImportedBefore(archive.store) as before:
         for source in find_sources(paths, archive.store, move):
-            yield _import(archive, source, before, move)
+            yield _import(archive, source, before, move, watch)
 
 
-def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool) -> Imported:
+def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool, watch: Watch) -> Imported:
     if source.outcome:
         return Imported(source.name, source.outcome, source.reason)
     taking_over = move and source.removable
@@ -122,7 +137,7 @@ def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool
             state = _State.of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
             if not taking_over and before.holds(source.key, state.size, state.modified):
                 return Imported(source.name, DONE_BEFORE)
-            receipt = _take(archive, file)
+            receipt = _take(archive, file, watch)
     except _NoInstance as what:
         return Imported(source.name, SKIPPED, str(what))
     except source.faults as error:
@@ -135,7 +150,7 @@ def _import(archive: Archive, source: Source, before: ImportedBefore, move: bool
     return Imported(source.name, receipt.outcome, reason, receipt.size)
 
 
-def _take(archive: Archive, file: BinaryIO) -> Receipt:
+def _take(archive: Archive, file: BinaryIO, watch: Watch) -> Receipt:
     if file.read(132)[128:] != b"DICM":
         raise _NoInstance("not a DICOM file")
     file.seek(0)
@@ -146,9 +161,9 @@ def _take(archive: Archive, file: BinaryIO) -> Receipt:
     if not all(map(is_uid, uids)):
         uids = _uids_of_data_set(file, meta)
     try:
-        return _copy(archive, file, meta, uids)
+        return _copy(archive, file, meta, uids, watch)
     except DatasetMismatch:  # some old archives write what they like into the head: the data set counts
-        return _copy(archive, file, meta, _uids_of_data_set(file, meta))
+        return _copy(archive, file, meta, _uids_of_data_set(file, meta), watch)
 
 
 def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
@@ -160,13 +175,14 @@ def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
     return header.sop_class_uid, header.sop_instance_uid
 
 
-def _copy(archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str]) -> Receipt:
+def _copy(archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], watch: Watch) -> Receipt:
     file.seek(meta.offset)
     calling, received = _origin(archive, meta, uids[1])
     digest = hashlib.sha256() if meta.digest else None
     with archive.receive(*uids, meta.transfer_syntax, calling, received) as reception:
         while data := file.read(_CHUNK):
             reception.write(data)
+            watch()
             if digest is not None:
                 digest.update(data)
         if digest is not None and (found := digest.hexdigest()) != meta.digest:
