@@ -73,6 +73,7 @@ def _shown(job: Job) -> dict[str, Any]:
     )
     return {
         **{name: getattr(job, name) for name in names},
+        "problem": job.problems[-1] if job.problems else "",
         "device": job.parameters.get("device", ""),
         "path": job.parameters.get("path", ""),
         "move": job.parameters.get("move", False),

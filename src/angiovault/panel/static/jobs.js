@@ -93,7 +93,7 @@
       else this.bar.value = part;
       this.progress.hidden = job.state !== "running";
       this.progress.textContent = progressText(job);
-      this.reason.textContent = job.reason;
+      this.reason.textContent = job.reason || (job.state === "running" ? "" : job.problem);
       this.note.textContent = when(job);
       this.updateButtons(job, title);
     }
@@ -174,8 +174,9 @@
     input.focus();
   }
 
-  async function startPlain(page, kind) {
-    if (await confirmed(t(`${kind}.title`), t(`${kind}.text`), t(`${kind}.start`))) await page.change("api/jobs", { kind });
+  async function startPlain(page, kind, look) {
+    const sure = await confirmed(t(`${kind}.title`), t(`${kind}.text`), t(`${kind}.start`), look);
+    if (sure) await page.change("api/jobs", { kind });
   }
 
   // --- Storage commitments ---
@@ -229,8 +230,8 @@
       const button = (kind, action, look) => el("button", { type: "button", class: look, "data-start": kind, click: action },
         t(`${kind}.button`));
       content.append(el("p", {}, t("jobs.intro")), el("div", { class: "buttons" },
-        button("import", () => startImport(this), "primary"), button("verify", () => startPlain(this, "verify"), ""),
-        button("reindex", () => startPlain(this, "reindex"), "")),
+        button("import", () => startImport(this), "primary"), button("verify", () => startPlain(this, "verify", "primary"), ""),
+        button("reindex", () => startPlain(this, "reindex", "danger"), "")),
       this.status, card(t("jobs.title"), this.none, this.list), card(t("commitment"), this.commitments));
     }
 
