@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from angiovault.archive.durable import fsync_directory
 
-
-def write(path: Path, value: Mapping[str, Any], durably: bool = False) -> None:
+def write(path: Path, value: Mapping[str, Any], synced: bool = False) -> None:
     """Replace a file's content; whoever reads meanwhile gets the old or the new one, whole.
 
-    It is synced only when asked for `durably`: what a process says of itself is out of date after a power cut anyway.
+    It is `synced` only on request: what a process says of itself is out of date after a power cut anyway.
 
     Raises
     ------
@@ -29,12 +27,10 @@ def write(path: Path, value: Mapping[str, Any], durably: bool = False) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
             json.dump(value, file, ensure_ascii=False)
             file.write("\n")
-            if durably:
+            if synced:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-        if durably:
-            fsync_directory(path.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from angiovault.archive import commitments
+from angiovault.config import load
+from angiovault.service import open_archive
 from browser.chromium import ENTER, Chromium
 from browser.test_panel_person import FAINT, SETTINGS, SHOTS, UNNAMED, go_to, type_into
 from harness.dcmtk import Peer, StoreSCP, findscu
@@ -170,6 +173,38 @@ def findscu_all(archive: SupervisedArchive) -> list[object]:
     return list(wait_until(lambda: findscu(peer, keys, calling="ASKER").data_sets, "the study to be found"))
 
 
+def ask_for_commitments(archive: SupervisedArchive) -> None:
+    """Put requests of devices into the queue: one that waits, one that is delivered, one that is given up."""
+    opened = open_archive(load(archive.nas.settings))
+    index = opened.ready_index()
+    for number, calling in enumerate(("ARTIS", "ALLURA", "<b>INNOVA</b>")):
+        commitments.accept(index, f"1.2.{number}", calling, "ANGIOVAULT", "192.168.1.20", [("1.2", "1.2.3")] * 1200)
+    waiting = {each["requestor"].partition("@")[0]: each["number"] for each in commitments.listed(index, 9)}
+    commitments.cancel(index, waiting["<b>INNOVA</b>"])
+    request = commitments.next_due(index)
+    assert request is not None
+    commitments.postpone(index, request, "ARTIS@192.168.1.20:104 refuses the connection: is the device on?", 7)
+    request = commitments.next_due(index)
+    assert request is not None
+    commitments.delivered(index, request)
+    opened.close()
+
+
+def test_what_waits_for_delivery_is_given_up_after_a_question(archive: SupervisedArchive, browser: Chromium) -> None:
+    ask_for_commitments(archive)
+    open_jobs(archive, browser)
+    browser.wait_for("main", "<b>INNOVA</b>@192.168.1.20")
+    assert "refuses the connection" in browser.text("main")
+    assert browser.run("return document.querySelectorAll('main b').length;") == 0
+    browser.click('button[aria-label="Retry now: ARTIS@192.168.1.20"]')
+    browser.click('button[aria-label="Give up: ARTIS@192.168.1.20"]')
+    browser.wait_for("dialog", "Try no more to tell ARTIS@192.168.1.20?")
+    browser.click("dialog button.danger")
+    wait_until(lambda: "Waiting" not in browser.text("tbody"), "nothing to wait")
+    assert "cancelled by an administrator" in browser.text("tbody")
+    assert browser.console() == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_screenshots_of_jobs(archive: SupervisedArchive, browser: Chromium, lang: str) -> None:
@@ -180,6 +215,7 @@ def test_screenshots_of_jobs(archive: SupervisedArchive, browser: Chromium, lang
     (volume / "some/00001.dcm").write_bytes((volume / "some/00001.dcm").read_bytes()[:300])
     (volume / "some/readme.txt").write_text("hello")
     archive.cli("device", "add", "zeego", "--ae-title", "ZEEGO", "--host", "127.0.0.1", "--port", str(free_port()))
+    ask_for_commitments(archive)
     open_jobs(archive, browser)
     if lang == "zh":
         browser.click("#language")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from angiovault import jsonfile
-from angiovault.archive.durable import locked
+from angiovault.archive.durable import fsync_directory, locked
 from angiovault.archive.store import Store, as_storage_error, now
 from angiovault.processes import pid_of
 
@@ -165,7 +165,9 @@ class Book:
             When it cannot be written.
         """
         with as_storage_error("cannot write down a job"):
-            jsonfile.write(self._path(job.id), dataclasses.asdict(job), durably)
+            jsonfile.write(self._path(job.id), dataclasses.asdict(job), synced=durably)
+            if durably:
+                fsync_directory(self._folder)
 
     def read(self, number: str) -> Job:
         """Return a job; one whose process has ended without a word is interrupted.

@@ -101,7 +101,7 @@ class Tracker:
         """Take note of how much there is to do."""
         if (items, bytes) != (self._job.total_items, self._job.total_bytes):
             self._job.total_items, self._job.total_bytes = items, bytes
-            self._is_news = True
+            self._write()  # the first item may take long
 
     def start_at(self, items: int, bytes: int) -> None:
         """Take note of what was done in an earlier run."""
@@ -155,7 +155,7 @@ def _verify(job: Job, config: Config, tracker: Tracker) -> None:
     archive.store.open(archive.store.read_marker())
     if job.checkpoint and not (archive.store.root / job.checkpoint).exists():
         job.begin_anew()
-        job.checkpoint = ""
+        job.began, job.checkpoint = now(), ""
         tracker.counts.clear()
         tracker.start_at(0, 0)
     tracker.counts.pop(work.MISSING, None)
@@ -178,10 +178,10 @@ def _send(job: Job, config: Config, tracker: Tracker, settings: Path, sent_file:
         file.seek(0)
         there = set(file.read().split())
         left = [instance for instance in wanted if instance.digest not in there]
-        tracker.expect(len(wanted), sum(instance.size for instance in wanted))
         tracker.start_at(len(wanted) - len(left), sum(instance.size for instance in wanted if instance.digest in there))
         if len(left) < len(wanted):
             tracker.counts["sent"] = len(wanted) - len(left)
+        tracker.expect(len(wanted), sum(instance.size for instance in wanted))
 
         def sent(instance: StoredInstance) -> None:
             with stop.at_once(False):

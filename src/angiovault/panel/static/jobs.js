@@ -257,6 +257,7 @@
       const known = new Set(jobs.map((job) => job.id));
       for (const [id, entry] of this.entries) {
         if (known.has(id)) continue;
+        if (entry.node.contains(document.activeElement)) document.querySelector("h1").focus();
         entry.node.remove();
         this.entries.delete(id);
       }
