@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from typing import Any
 
-from angiovault import logs, service
-from angiovault.archive import choices, refusals, reindexing, verifying
+from angiovault import logs, service, work
+from angiovault.archive import choices, refusals
 from angiovault.archive.archive import Archive
-from angiovault.archive.conversion.converter import Converter
 from angiovault.archive.finding.selection import StoredInstance, versions
 from angiovault.archive.finding.selection import conflicts as conflicting
 from angiovault.archive.index import IndexUnavailable
@@ -19,7 +17,7 @@ from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
 from angiovault.config import Config, config_path, flag_values
 from angiovault.devices import DEVICE_SETTINGS, Device, DeviceBook
-from angiovault.dimse import retrieve, scu
+from angiovault.dimse import scu
 from angiovault.kinds import read_ae_title
 from angiovault.progress import Progress
 
@@ -41,10 +39,6 @@ def _devices(args: argparse.Namespace) -> DeviceBook:
     return DeviceBook(config_path(args.config))
 
 
-def _limits(config: Config) -> scu.Limits:
-    return scu.Limits(config.ae_title, config.max_pdu, config.network_timeout)
-
-
 def serve(args: argparse.Namespace) -> int:
     """Run the archive."""
     service.serve(_settings(args), config_path(args.config))
@@ -53,61 +47,39 @@ def serve(args: argparse.Namespace) -> int:
 
 def import_files(args: argparse.Namespace) -> int:
     """Take in files."""
-    from angiovault.archive.exchange import importing  # `serve` starts faster without what only one command needs
-
     archive = service.open_archive(_settings(args), create=True)
-    counts: dict[str, int] = {}
-    with Progress("import", importing.count_files(args.paths)) as progress:
-        for item in importing.import_paths(archive, args.paths, args.move):
-            counts[item.outcome] = counts.get(item.outcome, 0) + 1
-            if item.reason and item.outcome not in ("skipped", "done before"):
-                progress.say(f"{item.outcome}: {item.source}: {item.reason}")
-            progress.advance(1, item.size)
+    counts = work.Counts()
+    with Progress("import") as progress:
+        work.take_in(archive, args.paths, args.move, counts, progress)
     print(", ".join(f"{number} {outcome}" for outcome, number in counts.items()) or "nothing found")
-    return PARTLY if counts.get("failed") else 0
+    return _exit_code(counts)
+
+
+def _exit_code(counts: work.Counts) -> int:
+    return PARTLY if any(counts[name] for name in work.PROBLEMS) else 0
 
 
 def reindex(args: argparse.Namespace) -> int:
     """Rebuild the index."""
     archive = service.open_archive(_settings(args))
-    failed = 0
+    counts = work.Counts()
     with Progress("reindex") as progress:
-        for item in reindexing.reindex(archive):
-            if item.problem:
-                failed += 1
-                progress.say(f"{item.place}: {item.problem}")
-            progress.advance(1, item.size)
-    print(f"{progress.items - failed} instances indexed" + (f", {failed} files could not be" if failed else ""))
-    return PARTLY if failed else 0
+        work.reindex(archive, counts, progress)
+    failed = counts[work.FAILED]
+    print(f"{counts['indexed']} instances indexed" + (f", {failed} files could not be" if failed else ""))
+    return _exit_code(counts)
 
 
 def verify(args: argparse.Namespace) -> int:
     """Check every stored file."""
-    config = _settings(args)
-    archive = service.archive_of(config)
+    archive = service.archive_of(_settings(args))
     archive.store.open(archive.store.read_marker())
-    damaged = 0
+    counts = work.Counts()
     with Progress("verify") as progress:
-        for finding in verifying.verify(archive.store, args.rate):
-            if finding.problem:
-                damaged += 1
-                progress.say(f"damaged: {finding.place}: {finding.problem}")
-            progress.advance(1, finding.size)
-    missing = _report_missing(archive)
-    print(f"{progress.items - damaged} files are sound, {damaged} damaged, {missing} missing")
-    return PARTLY if damaged or missing else 0
-
-
-def _report_missing(archive: Archive) -> int:
-    count = 0
-    try:
-        archive.index.open(archive.store.archive_id)
-        for place in verifying.missing_files(archive.store, archive.index):
-            print(f"missing: {place}")
-            count += 1
-    except IndexUnavailable as error:
-        print(f"what is missing cannot be told: {error}", file=sys.stderr)
-    return count
+        work.verify(archive, counts, progress, rate=args.rate)
+    damaged, missing = counts[work.DAMAGED], counts[work.MISSING]
+    print(f"{counts['sound']} files are sound, {damaged} damaged, {missing} missing")
+    return _exit_code(counts)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -173,17 +145,15 @@ def _destination(args: argparse.Namespace, text: str) -> scu.Destination:
 def echo(args: argparse.Namespace) -> int:
     """Ask a device whether it is there."""
     destination = _destination(args, args.device)
-    scu.echo(destination, _limits(_settings(args)))
+    scu.echo(destination, work.limits_of(_settings(args)))
     print(f"{destination} is there")
     return 0
 
 
 def _find(archive: Archive, uids: list[str]) -> list[StoredInstance]:
-    from angiovault.archive.exchange import exporting  # see import_files
-
     try:
-        return exporting.find(archive, uids)
-    except exporting.NothingFound as error:
+        return work.find(archive, uids)
+    except LookupError as error:
         raise CommandError(str(error)) from error
 
 
@@ -193,20 +163,16 @@ def send(args: argparse.Namespace) -> int:
     destination = _destination(args, args.device)
     archive = service.open_archive(config)
     wanted = _find(archive, args.uids)
-    counts = retrieve.Progress(len(wanted))
-    with Converter(archive.store.private / "incoming") as converter, Progress("send", len(wanted)) as progress:
-        services = retrieve.Services(archive, _devices(args), converter, _limits(config))
-        for problem in retrieve.send(destination, wanted, services, counts, {}):
-            if problem:
-                progress.say(problem)
-            progress.advance()
-    print(f"{counts.completed + counts.warning} of {len(wanted)} instances sent to {destination}")
-    return PARTLY if counts.failed else 0
+    counts = work.Counts()
+    with Progress("send", len(wanted)) as progress:
+        work.send(archive, _devices(args), config, destination, wanted, counts, progress)
+    print(f"{counts['sent']} of {len(wanted)} instances sent to {destination}")
+    return _exit_code(counts)
 
 
 def export(args: argparse.Namespace) -> int:
     """Copy instances out as files."""
-    from angiovault.archive.exchange import exporting  # see import_files
+    from angiovault.archive.exchange import exporting  # `serve` starts faster without what only one command needs
 
     archive = service.open_archive(_settings(args))
     failed = 0
@@ -281,18 +247,18 @@ def device_remove(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Make phantom studies and send them through the network door."""
-    from angiovault import demonstration  # see import_files
+    from angiovault import demonstration  # see export
 
     config = _settings(args)
     host = "127.0.0.1" if config.bind in ("0.0.0.0", "::") else config.bind  # noqa: S104
     to = _destination(args, args.to) if args.to else scu.Destination(config.ae_title, host, config.port)
-    demonstration.run(to, _limits(config), args.seed)
+    demonstration.run(to, work.limits_of(config), args.seed)
     return 0
 
 
 def panel(args: argparse.Namespace) -> int:
     """Serve the settings panel."""
-    from angiovault.panel import serving  # see import_files
+    from angiovault.panel import serving  # see export
     from angiovault.panel.place import Place
 
     logs.set_up()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
-def write(path: Path, value: Mapping[str, Any]) -> None:
+def write(path: Path, value: Mapping[str, Any], synced: bool = False) -> None:
     """Replace a file's content; whoever reads meanwhile gets the old or the new one, whole.
 
-    It is not synced: after a power cut it would be out of date anyway.
+    It is `synced` only on request: what a process says of itself is out of date after a power cut anyway.
 
     Raises
     ------
@@ -22,9 +22,14 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # Names of files may be no text at all; `json.loads` reads them from bytes in the same way.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
             json.dump(value, file, ensure_ascii=False)
             file.write("\n")
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -34,7 +39,7 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Return a file's content, an empty dictionary when there is none or it is not an object of JSON."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

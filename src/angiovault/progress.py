@@ -51,6 +51,11 @@ class Progress:
             end = "done" if error is None else "stopped"
             self._print_line(f"{self._label} {end}: {self._amount()} in {_duration(self._elapsed())}, {self._rates()}")
 
+    def expect(self, items: int | None, bytes: int | None = None) -> None:
+        """Say how much there is to do."""
+        with self._lock:
+            self._total_items, self._total_bytes = items, bytes
+
     def advance(self, items: int = 1, bytes: int = 0) -> None:
         """Count finished items and bytes, and show them when it is time to."""
         with self._lock:

@@ -242,7 +242,9 @@ class StoreSCP(Server):
 
     def start(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        arguments: list[Argument] = [program("storescp"), "-d", "-aet", self.peer.ae_title, "+B", "-pm"]
+        arguments: list[Argument] = [program("storescp"), "-d", "-aet", self.peer.ae_title, "+B"]
+        if "-xf" not in self.options:  # a file of the test's says what is accepted
+            arguments.append("-pm")
         self._background = Background(
             [*arguments, *self.options, "-od", self.folder, str(self.peer.port)],
             log=self.folder.with_name(self.folder.name + ".log"),

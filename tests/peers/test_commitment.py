@@ -15,11 +15,13 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 
 from angiovault import phantom
+from angiovault.panel.place import Place
 from harness import exact, part10
 from harness.dcmtk import Peer
 from harness.exact import Instance
 from harness.mariadb import MariaDB
 from harness.orthanc import Orthanc
+from harness.panel import Client
 from harness.processes import free_port
 from harness.service import Service
 from harness.waiting import wait_until
@@ -263,6 +265,42 @@ def test_a_requestor_that_goes_on_with_other_work_is_not_disturbed(start: Callab
         assoc.release()
         assert reports == []
         assert modality.wait().on_new_association
+
+
+def test_what_waits_is_tried_at_once_or_given_up_when_the_panel_asks_for_it(
+    start: Callable[..., Service], tmp_path: Path, index_url: str
+) -> None:
+    stored = instances(2)
+    modality, other = Requestor("ARTIS", free_port()), Requestor("OTHER", free_port())
+    service = start(stored, modality, other, index=index_url)
+    # Another process than the service's writes into the same table.
+    settings = tmp_path / "panel.ini"
+    settings.write_text(f"[archive]\nstorage = {service.storage}\nindex = {index_url}\n", encoding="utf-8")
+    client = Client(Place(settings))
+    for each in (modality, other):
+        assert each.ask(service.peer, "1.2.3", items(stored)) == 0
+
+    def listed(requestor: Requestor) -> Any:
+        name = f"{requestor.peer.ae_title}@127.0.0.1"
+        found = client.get("/api/jobs")["commitments"]
+        return next(each for each in found if each["requestor"] == name)
+
+    for each in (modality, other):
+        wait_until(lambda each=each: listed(each)["attempts"] == 1, "the first attempts to fail")
+    assert (listed(modality)["state"], listed(modality)["instances"]) == ("waiting", 2)
+    assert "refuses the connection" in listed(modality)["problem"]
+    assert client.post(f"/api/commitments/{listed(other)['number']}/cancel", {}).status == 200
+    assert listed(other)["state"] == "given up"
+    with modality, other:
+        assert client.post(f"/api/commitments/{listed(modality)['number']}/retry", {}).status == 200
+        assert modality.wait().transaction == "1.2.3"
+        wait_until(lambda: listed(modality)["state"] == "delivered", "the delivery to be noted")
+        assert other.reports == []
+    for action in ("retry", "cancel"):
+        assert client.post(f"/api/commitments/{listed(modality)['number']}/{action}", {}).status == 409
+        for number in ("0", "x", "-1", "1 OR 1=1", "9" * 30):
+            assert client.post(f"/api/commitments/{number}/{action}", {}).status in (404, 409)
+        assert client.ask(f"/api/commitments/1/{action}", method="POST", body=b"{}").error == "refused.csrf"
 
 
 # ---- what is promised

@@ -129,3 +129,46 @@ def test_the_same_request_on_many_associations_at_once_is_one(index: Index) -> N
         for asked in [pool.submit(ask, index, "1.2") for _ in range(24)]:
             asked.result()
     assert commitments.counts(index) == {"waiting": 1}
+
+
+def number_of(index: Index, transaction: str) -> int:
+    (number,) = [each["number"] for each in commitments.listed(index, 9) if each["transaction_uid"] == transaction]
+    return int(number)
+
+
+def test_what_waits_is_tried_at_once_when_somebody_wants_that(index: Index, clock: Clock) -> None:
+    ask(index, "1.2")
+    assert not due(index).urgent
+    commitments.postpone(index, due(index), "nobody there", retry_days=1)
+    assert commitments.next_due(index) is None
+    assert commitments.retry(index, number_of(index, "1.2"))
+    assert commitments.retry(index, number_of(index, "1.2"))
+    assert due(index).urgent
+    assert commitments.seconds_to_next(index) == 0
+    commitments.postpone(index, due(index), "nobody there", retry_days=1)
+    assert commitments.next_due(index) is None
+    clock.now += 120
+    assert (due(index).attempts, due(index).urgent) == (2, False)
+    commitments.delivered(index, due(index))
+    assert not commitments.retry(index, number_of(index, "1.2"))
+    assert not commitments.retry(index, 999)
+
+
+def test_what_is_cancelled_is_not_tried_any_more_whatever_the_worker_does_meanwhile(index: Index) -> None:
+    ask(index, "1.2")
+    ask(index, "1.3")
+    request = due(index)
+    assert commitments.keep_result(index, request, ())
+    assert commitments.cancel(index, request.number)
+    assert not commitments.cancel(index, request.number)
+    assert not commitments.keep_result(index, request, ())
+    assert commitments.postpone(index, request, "nobody there", retry_days=1)
+    assert due(index).transaction_uid == "1.3"
+    assert commitments.counts(index) == {"waiting": 1, "given up": 1}
+    waiting, cancelled = commitments.listed(index, 9)
+    assert (waiting["transaction_uid"], waiting["instances"]) == ("1.3", len(ITEMS))
+    assert (cancelled["state"], cancelled["problem"]) == ("given up", commitments.CANCELLED)
+    assert cancelled["instances"] is None
+    # What the device was told all the same is the truth.
+    commitments.delivered(index, request)
+    assert commitments.counts(index) == {"waiting": 1, "delivered": 1}

@@ -15,9 +15,12 @@ from angiovault.panel.web import LONGEST_BODY
 from harness.panel import Client, Reply
 
 GETS = ["/", "/api/session", "/api/texts", "/api/overview", "/api/service", "/api/devices", "/api/log", "/api/folders"]
+GETS += ["/api/jobs"]
 POSTS = [
     *("/api/service", "/api/service/check", "/api/service/database", "/api/service/create-database"),
     *("/api/devices/add", "/api/devices/change", "/api/devices/remove", "/api/devices/echo"),
+    *("/api/jobs", "/api/jobs/<number>/cancel", "/api/jobs/<number>/again", "/api/jobs/<number>/remove"),
+    *("/api/commitments/<number>/retry", "/api/commitments/<number>/cancel"),
 ]
 
 
@@ -42,6 +45,7 @@ def assert_guarded(reply: Reply) -> None:
 def test_every_route_is_known_to_these_tests(client: Client) -> None:
     routes = [route for page in PAGES for route in page.routes(client.context)]
     known = {("GET", path) for path in GETS} | {("POST", path) for path in POSTS} | {("GET", "/api/log/file")}
+    known |= {("GET", "/api/jobs/<number>")}
     assert {(route.method, route.path) for route in routes} <= known
 
 

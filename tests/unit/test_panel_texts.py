@@ -5,8 +5,10 @@ from importlib import resources
 
 import pytest
 
+from angiovault.archive.commitments import DELIVERED, GIVEN_UP, WAITING
 from angiovault.config import SETTINGS
 from angiovault.devices import CHARACTER_SETS, DEVICE_SETTINGS, Operation
+from angiovault.jobs.book import ACTIVE, AGAIN, DONE, KINDS
 from angiovault.panel.pages import PAGES
 from angiovault.panel.rules import rule_of
 from angiovault.panel.settings_form import FIELDS
@@ -37,7 +39,7 @@ def test_both_languages_have_the_same_keys_and_placeholders() -> None:
 
 
 def test_chinese_is_chinese() -> None:
-    same = {"title", "other-language", "comma", "index.mariadb", "charset.ISO_IR 192"}
+    same = {"title", "other-language", "comma", "colon", "index.mariadb", "charset.ISO_IR 192"}
     for key, text in TABLES["zh"].items():
         if key not in same:
             assert re.search(r"[\u4e00-\u9fff]", text), key
@@ -55,12 +57,20 @@ def test_everything_that_is_said_has_words() -> None:
     states = "well problems starting stopping stopped needs-set-up share-missing share-denied configuration port"
     used |= {f"state.{name}{end}" for name in [*states.split(), "failing", "unknown"] for end in ("", ".do")}
     used |= {f"problem.{kind}" for kind in ("storage", "disk", "database", "commitment", "archive")}
+    used |= {f"job.kind.{kind}" for kind in KINDS} | {"job.kind.import-move"}
+    used |= {f"job.state.{state}" for state in (*ACTIVE, *AGAIN, DONE)}
+    counts = "stored duplicate conflict done-before skipped failed indexed sound damaged missing sent"
+    used |= {f"job.count.{name}" for name in counts.split()}
+    parts = ("button", "title", "text", "start")
+    used |= {f"{kind}.{part}" for kind in ("import", "verify", "reindex") for part in parts}
+    used |= {f"commitment.state.{state.replace(' ', '-')}" for state in (WAITING, DELIVERED, GIVEN_UP)}
     assert used - set(TABLES["en"]) == set()
 
 
 def test_no_words_are_there_for_nothing() -> None:
     text = "".join(sources(".js").values()) + "".join(sources(".py").values())
-    families = r"state|problem|setting|help|operation|charset|unknown|level|wrong|tally|device|page|index|help\.device"
+    families = r"job|import|verify|reindex|commitment|state|problem|setting|help|operation|charset|unknown|level|"
+    families += r"wrong|tally|device|page|index|help\.device"
     for key in TABLES["en"]:
         assert f'"{key}"' in text or re.match(rf"({families})\.", key), f"nobody says {key}"
 

@@ -69,6 +69,18 @@ def test_nothing_is_promised_while_the_total_is_unknown() -> None:
         assert screen.lines() == ["verify: 30, 15/s"]
 
 
+def test_the_total_may_become_known_later() -> None:
+    clock, screen = Clock(), Screen()
+    with Progress("import", stream=screen, clock=clock) as progress:
+        clock.now += 1
+        progress.advance(0)
+        assert screen.lines() == ["import: 0, 0.0/s"]
+        progress.expect(4)
+        clock.now += 1
+        progress.advance()
+        assert screen.lines() == ["import: 1/4 (25 %), 0.5/s, 6 s left"]
+
+
 def test_items_tell_the_time_when_there_are_no_bytes_and_never_over_100_percent() -> None:
     clock, screen = Clock(), Screen()
     with Progress("reindex", total_items=4, stream=screen, clock=clock) as progress:

@@ -22,6 +22,7 @@ from angiovault.archive.verifying import sound
 WAITING: Final = "waiting"
 DELIVERED: Final = "delivered"
 GIVEN_UP: Final = "given up"
+CANCELLED: Final = "cancelled by an administrator"
 
 PROCESSING_FAILURE: Final = 0x0110
 NO_SUCH_INSTANCE: Final = 0x0112
@@ -32,6 +33,8 @@ _LONGEST_RETRY: Final = 3600
 _RESULT_HOLDS: Final = 86400
 """Seconds for which a result that could not be delivered is not made anew: that means reading every file again."""
 
+_AT_ONCE: Final = 0
+"""A next attempt that somebody asked for."""
 _BATCH: Final = 500
 """Instances looked up at once."""
 
@@ -47,7 +50,10 @@ class DuplicateTransaction(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of the queue; times in seconds since the epoch, `result` None when it has to be made (anew)."""
+    """One request of the queue; times in seconds since the epoch, `result` None when it has to be made (anew).
+
+    It is `urgent` when somebody asked that it be tried now.
+    """
 
     number: int
     transaction_uid: str
@@ -58,6 +64,7 @@ class Request:
     result: tuple[Judgement, ...] | None
     attempts: int
     received: int
+    urgent: bool = False
 
 
 def accept(
@@ -163,14 +170,18 @@ def _failure_reason(archive: Archive, sop_class: str, kept: Sequence[StoredInsta
     return PROCESSING_FAILURE
 
 
-def keep_result(index: Index, request: Request, result: Sequence[Judgement]) -> None:
-    """Remember the result of a request until it is delivered."""
+def keep_result(index: Index, request: Request, result: Sequence[Judgement]) -> bool:
+    """Remember the result of a request until it is delivered; return whether it still waits for that."""
     _set(index, request, result=_packed([int(time.time()), list(result)]))
+    with index.session():
+        return _waits(request.number)
 
 
 def delivered(index: Index, request: Request) -> None:
     """Note that the result was delivered; of the request only what tells its repetition from another stays."""
-    _set(index, request, state=DELIVERED, problem="", items=b"", result=b"")
+    with index.session():
+        changes = {"state": DELIVERED, "problem": "", "items": b"", "result": b""}
+        Commitment.update(**changes).where(Commitment.id == request.number).execute()
 
 
 def postpone(index: Index, request: Request, problem: str, retry_days: int) -> bool:
@@ -193,6 +204,51 @@ def postpone(index: Index, request: Request, problem: str, retry_days: int) -> b
 def give_up(index: Index, request: Request, problem: str) -> None:
     """Note that a result cannot be delivered."""
     _set(index, request, state=GIVEN_UP, problem=problem, items=b"", result=b"")
+
+
+def retry(index: Index, number: int) -> bool:
+    """Have a waiting request tried at once; return whether it waits."""
+    with index.session():
+        if not _waits(number):
+            return False
+        changed = Commitment.update(next_attempt=_AT_ONCE)
+        changed.where((Commitment.id == number) & (Commitment.state == WAITING)).execute()
+    return True
+
+
+def cancel(index: Index, number: int) -> bool:
+    """Give up a waiting request since somebody wants that; return whether it waited."""
+    with index.session():
+        if not _waits(number):
+            return False
+        changed = Commitment.update(state=GIVEN_UP, problem=CANCELLED, items=b"", result=b"")
+        changed.where((Commitment.id == number) & (Commitment.state == WAITING)).execute()
+    return True
+
+
+def _waits(number: int) -> bool:
+    query = Commitment.select(Commitment.id).where((Commitment.id == number) & (Commitment.state == WAITING))
+    return query.tuples().first() is not None
+
+
+def listed(index: Index, most: int) -> list[dict[str, Any]]:
+    """Return the latest requests for people, those that wait first; how many instances is known of these alone."""
+    with index.session():
+        query = Commitment.select().order_by((Commitment.state != WAITING), Commitment.id.desc()).limit(most)
+        return [
+            {
+                "number": row.id,
+                "transaction_uid": row.transaction_uid,
+                "requestor": f"{row.calling}@{row.address}",
+                "state": row.state,
+                "instances": len(_unpacked(row.items)) if row.items else None,
+                "received": _iso(row.received),
+                "attempts": row.attempts,
+                "next_attempt": _iso(max(row.next_attempt, int(time.time()))) if row.state == WAITING else "",
+                "problem": row.problem,
+            }
+            for row in query
+        ]
 
 
 def counts(index: Index) -> dict[str, int]:
@@ -230,8 +286,10 @@ def late(index: Index, seconds: int) -> tuple[int, str, str] | None:
 
 
 def _set(index: Index, request: Request, **changes: Any) -> None:
+    """Change a request, unless somebody has cancelled it meanwhile."""
+    same = (Commitment.id == request.number) & (Commitment.state == WAITING)
     with index.session():
-        Commitment.update(**changes).where(Commitment.id == request.number).execute()
+        Commitment.update(**changes).where(same).execute()
 
 
 def _packed(value: list[Any]) -> bytes:
@@ -261,4 +319,5 @@ def _request(row: Any) -> Request:
         else None,
         row.attempts,
         row.received,
+        row.next_attempt == _AT_ONCE,
     )

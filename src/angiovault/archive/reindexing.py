@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -39,7 +39,13 @@ class BeingRebuilt(StorageError):
     """Another process or thread is rebuilding the index."""
 
 
-def reindex(archive: Archive, if_incomplete: bool = False) -> Iterator[Indexed]:
+def _nobody() -> None:
+    """Watch nothing."""
+
+
+def reindex(
+    archive: Archive, if_incomplete: bool = False, watch: Callable[[], None] = _nobody
+) -> Iterator[Indexed]:
     """Make the index anew from the files, in the order in which they were received.
 
     The order matters: of several versions of an instance the first received is current, and the first patient of a
@@ -53,6 +59,8 @@ def reindex(archive: Archive, if_incomplete: bool = False) -> Iterator[Indexed]:
         The opened archive.
     if_incomplete : bool
         Whether to do nothing when the index is complete.
+    watch : Callable
+        Is called for every file that is listed, and may end the work by raising: the index is then as it was.
 
     Yields
     ------
@@ -75,7 +83,7 @@ def reindex(archive: Archive, if_incomplete: bool = False) -> Iterator[Indexed]:
         was_complete = index.mark(complete=False)
         with _order(archive) as order:
             try:
-                total = _collect(archive, order)
+                total = _collect(archive, order, watch)
             except BaseException:
                 index.mark(complete=was_complete)
                 raise
@@ -131,7 +139,7 @@ def _order(archive: Archive) -> Iterator[sqlite3.Connection]:
         path.unlink(missing_ok=True)
 
 
-def _collect(archive: Archive, order: sqlite3.Connection) -> int:
+def _collect(archive: Archive, order: sqlite3.Connection, watch: Callable[[], None]) -> int:
     """List all files with their times of receipt, and return their number."""
     total = 0
     with as_storage_error("cannot list the storage"):
@@ -144,6 +152,7 @@ def _collect(archive: Archive, order: sqlite3.Connection) -> int:
                 received = ""  # said with the reason when its turn comes
             order.execute("INSERT INTO file VALUES (?, ?)", (received, str(place)))
             total += 1
+            watch()
         order.execute("COMMIT")
     return total
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
+from peewee import fn
+
 from angiovault.archive import filemeta, layout
 from angiovault.archive.finding.selection import StoredInstance
 from angiovault.archive.index import Index
@@ -69,17 +71,43 @@ def sound(store: Store, instance: StoredInstance) -> bool:
         return False
 
 
-def verify(store: Store, megabytes_per_second: float = 0) -> Iterator[Finding]:
-    """Read all stored files, at most at the given rate (0: as fast as can be).
+def verify(store: Store, pace: Callable[[int], None] | None = None, after: str = "") -> Iterator[Finding]:
+    """Read all stored files.
+
+    Parameters
+    ----------
+    store : Store
+        The opened storage.
+    pace : Callable, optional
+        Is told of every piece read, in bytes; it may wait, or end the work by raising.
+    after : str
+        The place of the file that was read last when the work was cut off, to go on behind it. When it is gone since,
+        nothing is read.
 
     Yields
     ------
     Finding
         One for every file.
     """
-    pace = Pace(megabytes_per_second) if megabytes_per_second else None
+    passed = not after
     for place in store.instance_files():
-        yield check_file(store, place, pace)
+        if passed:
+            yield check_file(store, place, pace)
+        else:
+            passed = str(place) == after
+
+
+def kept(index: Index) -> tuple[int, int]:
+    """Return how many files there are, and how many bytes their data sets have, as far as the index knows.
+
+    Raises
+    ------
+    IndexUnavailable
+        When the database is away.
+    """
+    with index.session():
+        number, size = Instance.select(fn.COUNT(Instance.id), fn.SUM(Instance.size)).tuples().first()
+    return int(number), int(size or 0)
 
 
 class Pace:

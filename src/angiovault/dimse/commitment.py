@@ -56,6 +56,7 @@ _UID: Final = re.compile(r"[0-9A-Za-z.]{1,64}")
 _FAILURES_LOGGED: Final = 10
 """Instances of one request that are named in the log when they cannot be promised."""
 _RETRY_WHEN_AWAY: Final = 10.0
+_LOOK_EVERY: Final = 5.0
 _LOOK_AGAIN: Final = 0.1
 _SECONDS_AN_INSTANCE: Final = 0.001
 """What a requestor is granted to read its report, in addition to the time that is configured."""
@@ -197,6 +198,8 @@ class Worker:
                     begun = True
                 pause = self._work(index)
                 self.has_waiting = pause is not None
+                if pause is not None:  # somebody may ask, in another process, for one to be tried at once
+                    pause = min(pause, _LOOK_EVERY)
                 said = ""
             except (IndexUnavailable, StorageError) as error:
                 if str(error) != said:
@@ -227,7 +230,8 @@ class Worker:
             result = self._judge(request)
             if self._stopping.is_set():
                 return
-            commitments.keep_result(index, request, result)
+            if not commitments.keep_result(index, request, result):
+                return  # cancelled meanwhile
         problem = self._deliver(request, result)
         who = f"{request.calling}@{request.address}"
         if not problem:
@@ -285,7 +289,7 @@ class Worker:
         if destination is None:
             return "the requestor took no report on its association, and is not a configured device with a port"
         until, problem = self._unreachable.get(destination, (0.0, ""))
-        if time.monotonic() < until:
+        if time.monotonic() < until and not request.urgent:
             return problem
         try:
             return self._report_on_new_association(destination, request, result)

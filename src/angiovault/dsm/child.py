@@ -6,23 +6,10 @@ capabilities is executed (prctl(2), PR_SET_PDEATHSIG), and such one is Python on
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent, the process `parent`, ends; exit if it has ended already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        sys.exit(1)
+from angiovault.processes import die_with
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,11 +7,11 @@ import fcntl
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any, Final
 
 from angiovault import jsonfile
 from angiovault.dsm.paths import Nas
+from angiovault.processes import identity, pid_of
 
 STOPPED: Final = "stopped"
 _RELOAD_SECONDS: Final = 25.0
@@ -37,7 +37,7 @@ def hold(nas: Nas) -> int | None:
 def write_pid(nas: Nas) -> None:
     """Say that this process is the supervisor: its pid, start time and boot, so that no other is mistaken for it."""
     temporary = nas.pid.with_name(f".{nas.pid.name}.{os.getpid()}")
-    temporary.write_text(_identity(os.getpid()) + "\n", encoding="ascii")
+    temporary.write_text(identity(os.getpid()) + "\n", encoding="ascii")
     temporary.replace(nas.pid)
 
 
@@ -52,27 +52,9 @@ def forget(nas: Nas) -> None:
 def supervisor(nas: Nas) -> int:
     """Return the pid of the running supervisor, 0 when there is none."""
     try:
-        line = nas.pid.read_text(encoding="ascii").strip()
-        pid = int(line.split()[0])
-        return pid if _identity(pid) == line else 0
-    except (OSError, ValueError, IndexError):  # no such file, no such process, or no line of ours
+        return pid_of(nas.pid.read_text(encoding="ascii").strip())
+    except (OSError, UnicodeDecodeError):  # no such file, or none of ours
         return 0
-
-
-def _identity(pid: int) -> str:
-    """Return a line that names a process as no other will ever be named (proc(5)).
-
-    Raises
-    ------
-    OSError
-        When there is no such process.
-    """
-    # The command's name, in parentheses, may itself hold blanks and parentheses; the start time is field 22.
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    if fields[0] in "ZX":  # it has ended, and waits for its parent to notice
-        raise ProcessLookupError(pid)
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{pid} {fields[19]} {boot}"
 
 
 def state(nas: Nas) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import threading
 from angiovault.archive.archive import Archive
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
+from angiovault.jobs.book import Book
+from angiovault.jobs.line import Line
 from angiovault.panel.place import Place
 from angiovault.panel.tasks import Tasks
 from angiovault.service import archive_of
@@ -16,13 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Context:
-    """The panel's own state; it holds nothing that is not in files, but for tasks."""
+    """The panel's own state; it holds nothing that is not in files, but for tasks and for the line of jobs."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.tasks = Tasks()
         self.applying = threading.Lock()
         """Held while changed settings are being applied."""
+        self.jobs = Line(place.settings, self._job_book)
         self._lock = threading.Lock()
         self._archive: Archive | None = None
         self._made_of: Config | None = None
@@ -35,6 +38,11 @@ class Context:
                     self._archive.index.close()
                 self._archive, self._made_of = archive_of(config), config
             return self._archive
+
+    def _job_book(self) -> Book:
+        store = archive_of(self.place.config()).store
+        store.open(store.read_marker())
+        return Book(store)
 
     def devices(self) -> DeviceBook:
         """Return the devices of the settings.

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,9 @@ from angiovault.panel.place import Place
 log = logging.getLogger(__name__)
 
 _IDLE_SECONDS: Final = 900.0
+_BUSY_SECONDS: Final = 10.0
+_JOBS_END_WITHIN: Final = 2.0
+"""Seconds; the supervisor kills a panel that takes three, and the jobs with it."""
 _OPTIONS: Final = {
     "threads": 6,
     "ident": None,
@@ -46,9 +49,10 @@ def serve_socket(place: Place, path: Path) -> None:
         When the socket cannot be made.
     """
     old = os.umask(0o177)  # never open to others, not even between its making and chmod
+    context = Context(place)
     try:
         server = waitress.create_server(
-            make_app(Context(place), SocketDoor()), unix_socket=str(path), unix_socket_perms="600", **_OPTIONS
+            make_app(context, SocketDoor()), unix_socket=str(path), unix_socket_perms="600", **_OPTIONS
         )
     except OSError as error:
         raise CannotServe(f"cannot listen on {path}: {error.strerror}") from error
@@ -56,7 +60,7 @@ def serve_socket(place: Place, path: Path) -> None:
         os.umask(old)
     log.info("the panel listens on %s", path)
     try:
-        _run(server)
+        _run(server, context)
     finally:
         path.unlink(missing_ok=True)
 
@@ -64,17 +68,19 @@ def serve_socket(place: Place, path: Path) -> None:
 def serve_inherited(place: Place, descriptor: int) -> None:
     """Serve on a UNIX socket that the starting process holds, until SIGTERM or until nobody asks any more."""
     with socket.socket(fileno=descriptor) as listening:
-        app = _EndsWhenIdle(make_app(Context(place), SocketDoor()))
+        context = Context(place)
+        app = _EndsWhenIdle(make_app(context, SocketDoor()), lambda: context.jobs.busy)
         server = waitress.create_server(app, sockets=[listening], **_OPTIONS)
         app.start()
-        _run(server)
+        _run(server, context)
 
 
 class _EndsWhenIdle:
-    """A WSGI app that ends this process when nothing was asked of it for a quarter of an hour."""
+    """A WSGI app that ends this process when nothing was asked of it for a quarter of an hour, and it is not busy."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, is_busy: Callable[[], bool]) -> None:
         self._app = app
+        self._is_busy = is_busy
         self._asked = time.monotonic()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -86,8 +92,8 @@ class _EndsWhenIdle:
         threading.Thread(target=self._watch, name="idle", daemon=True).start()
 
     def _watch(self) -> None:
-        while (left := self._asked + _IDLE_SECONDS - time.monotonic()) > 0:
-            time.sleep(left)
+        while (left := self._asked + _IDLE_SECONDS - time.monotonic()) > 0 or self._is_busy():
+            time.sleep(left if left > 0 else _BUSY_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -99,21 +105,23 @@ def serve_loopback(place: Place, port: int) -> None:
     CannotServe
         When the port cannot be had.
     """
-    door = LoopbackDoor()
+    door, context = LoopbackDoor(), Context(place)
     try:
-        server = waitress.create_server(make_app(Context(place), door), host="127.0.0.1", port=port, **_OPTIONS)
+        server = waitress.create_server(make_app(context, door), host="127.0.0.1", port=port, **_OPTIONS)
     except OSError as error:
         raise CannotServe(f"cannot listen on 127.0.0.1 port {port}: {error.strerror}") from error
     print("open this address in a browser on this machine; it works once:", flush=True)  # noqa: T201
     print(door.url(int(server.effective_port)), flush=True)  # noqa: T201
-    _run(server)
+    _run(server, context)
 
 
-def _run(server: Any) -> None:
+def _run(server: Any, context: Context) -> None:
     def stop(_number: int, _frame: object) -> None:
+        context.jobs.stop()
         raise SystemExit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     server.run()  # ends in order when SystemExit is raised in it
     server.close()
+    context.jobs.close(_JOBS_END_WITHIN)

@@ -20,6 +20,7 @@ from angiovault.panel.arrivals import arrivals
 from angiovault.panel.contacts import Recent
 from angiovault.panel.context import Context
 from angiovault.panel.network import reachable
+from angiovault.panel.pages import jobs
 from angiovault.panel.place import Place
 from angiovault.panel.settings_form import Form
 from angiovault.panel.web import Route
@@ -50,6 +51,7 @@ def _overview(context: Context, holdings: _Holdings, recent: Recent) -> dict[str
         **_state(place, config, wrong, health, found),
         "dicom": _dicom(config, health),
         "archive": found,
+        "jobs": jobs.active(context),
         **recent.look(place.log(config), _MOST_ASSOCIATIONS),
         "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }

@@ -100,10 +100,10 @@ function openDialog(title, ...children) {
 }
 openDialog.count = 0;
 
-function confirmed(title, text, action) {
+function confirmed(title, text, action, look = "danger") {
   return new Promise((resolve) => {
     const dialog = openDialog(title, el("p", {}, text), el("div", { class: "buttons" },
-      el("button", { type: "button", class: "danger", click: () => dialog.close("yes") }, action),
+      el("button", { type: "button", class: look, click: () => dialog.close("yes") }, action),
       el("button", { type: "button", click: () => dialog.close("") }, t("cancel"))));
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"));
   });

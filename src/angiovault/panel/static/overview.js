@@ -128,10 +128,10 @@
 
   Panel.page("overview", (content, left) => {
     const lost = el("div", { role: "alert" });
-    const places = { state: el("div", { "aria-live": "polite" }), dicom: el("div"), health: el("div"),
+    const places = { state: el("div", { "aria-live": "polite" }), jobs: el("div"), dicom: el("div"), health: el("div"),
       holdings: el("div"), associations: el("div"), error: el("div") };
     const before = {};
-    content.append(lost, places.state, el("div", { class: "columns" }, el("div", {}, places.dicom, places.health),
+    content.append(lost, places.state, places.jobs, el("div", { class: "columns" }, el("div", {}, places.dicom, places.health),
       el("div", {}, places.holdings, places.associations, places.error)));
 
     // Only what has changed is made anew: focus, selection and open details stay.
@@ -155,6 +155,7 @@
       lost.replaceChildren();
       const { state, message, problems, since, restarts } = answer;
       put("state", { state, message, problems, since, restarts }, statePart);
+      put("jobs", answer.jobs, Panel.jobsLine);
       put("dicom", answer.dicom, dicomPart);
       if (answer.archive.path) {
         put("health", answer.archive, healthPart);

@@ -158,6 +158,8 @@
     open("");
   }
 
+  Panel.pickFolder = pickFolder;
+
   // --- The page ---
 
   function group(title, ...nodes) {
