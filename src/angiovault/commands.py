@@ -17,7 +17,7 @@ from angiovault.archive.finding.selection import conflicts as conflicting
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
-from angiovault.config import Config, config_path, flag_values
+from angiovault.config import Config, config_path, flag_values, load
 from angiovault.devices import DEVICE_SETTINGS, Device, DeviceBook
 from angiovault.dimse import retrieve, scu
 from angiovault.kinds import read_ae_title
@@ -47,7 +47,7 @@ def _limits(config: Config) -> scu.Limits:
 
 def serve(args: argparse.Namespace) -> int:
     """Run the archive."""
-    service.serve(_settings(args), config_path(args.config))
+    service.serve(_settings(args), config_path(args.config), lambda: load(args.config, flag_values(args)))
     return 0
 
 

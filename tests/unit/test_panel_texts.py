@@ -54,7 +54,7 @@ def test_everything_that_is_said_has_words() -> None:
     used |= {f"wrong.{rule_of(row.kind)['kind']}" for row in DEVICE_SETTINGS}
     states = "well problems starting stopping stopped needs-set-up share-missing share-denied configuration port"
     used |= {f"state.{name}{end}" for name in [*states.split(), "failing", "unknown"] for end in ("", ".do")}
-    used |= {f"problem.{kind}" for kind in ("storage", "disk", "database", "commitment", "archive")}
+    used |= {f"problem.{kind}" for kind in ("storage", "disk", "database", "commitment", "archive", "settings")}
     assert used - set(TABLES["en"]) == set()
 
 

@@ -11,8 +11,9 @@ from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, server, verification
 from angiovault.dimse.association import Association
+from angiovault.dimse.listeners import Opening
 from angiovault.dimse.messages import Message
-from angiovault.dimse.server import Server
+from angiovault.dimse.server import Server, Terms
 from harness.dcmtk import Peer
 from harness.upper_layer import ABORT, CT_IMAGE, RJ, RawPeer, associate_rq, data_set
 from harness.waiting import wait_until
@@ -32,8 +33,9 @@ class Running:
         self.refusals: list[Refusal] = []
         config = dataclasses.replace(Config(), **settings)  # type: ignore[arg-type]
         handlers = {messages.C_ECHO_RQ: verification.answer, messages.C_STORE_RQ: fail}
-        self.server = Server(config, DeviceBook(None), handlers, lambda *refusal: self.refusals.append(refusal))
-        self.peer = Peer("127.0.0.1", self.server.listen("127.0.0.1", 0), "ANGIOVAULT")
+        self.server = Server(DeviceBook(None), lambda *refusal: self.refusals.append(refusal))
+        (port,) = self.server.serve(Terms(config, handlers), [Opening("127.0.0.1", 0)])
+        self.peer = Peer("127.0.0.1", port, "ANGIOVAULT")
         stack.callback(self.server.stop, 10)
 
     def connect(self) -> RawPeer:

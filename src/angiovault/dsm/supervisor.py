@@ -18,17 +18,18 @@ import time
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
-from angiovault import config, jsonfile, logs
+from angiovault import config, jsonfile, logs, reloading
 from angiovault.config import Config
 from angiovault.dsm import running, settings, shares
 from angiovault.dsm.notifications import Notifier
 from angiovault.dsm.panel import PanelOnDemand
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.shares import Place
-from angiovault.dsm.signals import Signals
 from angiovault.dsm.texts import CHINESE, ENGLISH, Problem, Text
 from angiovault.inifile import ConfigError
 from angiovault.network import setcap_command, try_to_listen
+from angiovault.reloading import Loading
+from angiovault.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def supervise(nas: Nas) -> int:
         sys.stderr.write("angiovault: the supervisor is running already\n")
         return 0
     _log_to(nas)
-    with Signals() as signals:
+    with Signals(signal.SIGUSR1, signal.SIGCHLD) as signals:
         try:
             running.forget(nas)  # what one that was killed has left
             nas.health.unlink(missing_ok=True)
@@ -127,8 +128,8 @@ class Supervisor:
         """Work until told to stop."""
         while not self._signals.stop:
             try:
-                if self._signals.reload:
-                    self._reload()
+                if self._signals.restart or self._signals.reload:
+                    self._take_up()
                 if self._signals.stop:
                     break
                 self._step()
@@ -137,19 +138,34 @@ class Supervisor:
                 log.exception("the supervisor met something unexpected")
             # The next start is not waited for in full: the settings may be corrected before.
             pause = _TICK if self._child else min(_TICK, self._next_try - time.monotonic())
+            pause = 0.0 if self._signals.restart else pause
             if self._signals.wait(pause, self._panel.waits_for):
                 self._panel.start()
         self._say(Text("stopping"))
         self._panel.close()
         self._stop_child()
 
-    def _reload(self) -> None:
-        """End the service, so that it begins anew with the settings as they are now."""
-        self._signals.reload = False
-        self._stop_child()
+    def _take_up(self) -> None:
+        """Have the settings taken up as they are now: by the service that runs if it can, else by a new one.
+
+        One that runs says in its health file when it has to begin anew for them; see `_step`.
+        """
+        restart, self._signals.restart, self._signals.reload = self._signals.restart, False, False
         self._failures, self._next_try, self._backed_up = 0, 0.0, None
+        child = self._child if self._health() and self._has_log() else None
+        if not restart and child is not None and reloading.ask(child.pid):
+            log.info("the service reads the settings again")
+            return
+        self._stop_child()
         _log_to(self._nas)  # which may have been taken away
         log.info("the settings are read again")
+
+    def _has_log(self) -> bool:
+        """Return whether the log still is the file that we and the service write to."""
+        try:
+            return os.path.samestat(os.stat(self._nas.log), os.fstat(sys.stdout.fileno()))
+        except OSError:
+            return False
 
     def _step(self) -> None:
         """Do what is due."""
@@ -159,6 +175,8 @@ class Supervisor:
         elif time.monotonic() >= self._next_try or settings.signature(self._nas.settings) != self._seen:
             self._try_to_start()
         said = self._health()
+        if Loading.of(said).restart:
+            self._signals.restart = True
         self._say(self._how_it_is(said))
         problems = dict(said.get("problems", {}))
         if self._share is not None:
@@ -258,7 +276,7 @@ class Supervisor:
             self._share = problem.text
         else:
             if found is not None and found.storage != self._place.storage:  # the shared folder is elsewhere now
-                self._signals.reload = True
+                self._signals.restart = True
 
     def _reap(self) -> None:
         """Notice that the service has ended, and plan its next start."""

@@ -86,6 +86,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "problem.database": "Database",
     "problem.commitment": "Storage commitment",
     "problem.archive": "Archive",
+    "problem.settings": "Settings that are not in force",
     "since": "Running since {time}",
     "restarts": "restarted {number} times after a failure",
     "dicom.title": "Type this into the modality",
@@ -239,7 +240,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "wrong.list": "These operations are not known.",
     "wrong.port-used": "Port {port} is used by another program of this machine.",
     "wrong.port-low": "Port {port} is below 1024 and for root only. Choose 11112, or allow it as an administrator "
-    "over SSH: {command} – and restart AngioVault.",
+    "over SSH: {command} – and save again then.",
     "wrong.port-other": "Port {port} cannot be used: {reason}.",
     "wrong.ports-same": "Both ports are the same; they must differ.",
     "wrong.address-not-here": "This machine has no address {address}.",
@@ -265,9 +266,20 @@ ENGLISH: Final[Mapping[str, str]] = {
     "wrong.device-port": "The device {name} has the AE title {ae_title} too; only one of them may have a port.",
     "wrong.device-not-callable": "To call a device, its address (not only a network) and its port are needed.",
     # ---- applying
-    "apply.busy": "Saving and applying. Transfers that are running may finish, for at most ten seconds; devices send "
-    "the rest again by themselves.",
-    "apply.done": "Saved. The service runs with the new settings.",
+    "apply.will-reopen": "{fields}: the listener is opened anew. Associations that run go on to their end; new ones "
+    "reach only the new address and port.",
+    "apply.will-restart": "{fields}: the service is restarted. Transfers that run may finish, for at most ten seconds; "
+    "devices send the rest again by themselves.",
+    "apply.will-restart-here": "{fields}: the service has to be restarted by hand afterwards.",
+    "apply.will-be-at-once": "{fields}: in force at once, for associations that begin from then on.",
+    "apply.busy": "Saving and applying…",
+    "apply.at-once": "Saved, and in force at once; nothing was interrupted.",
+    "apply.reopened": "Saved. The service listens as it is set now; associations that run go on to their end.",
+    "apply.done": "Saved. The service was restarted, and runs with the new settings.",
+    "apply.told": "Saved. The running service was told to read its settings again; its log says whether it took them.",
+    "apply.options": "Saved, and read again by the running service. Some settings stand on its command line, which "
+    "wins over the file.",
+    "apply.kept": "Not applied: the running service cannot take these settings, and goes on with the former ones.",
     "apply.restart": "Saved. Restart the service for the new settings to be used: end `angiovault serve` and start it "
     "again.",
     "apply.stopped": "Saved. The new settings are used when AngioVault is started.",

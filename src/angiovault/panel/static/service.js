@@ -181,6 +181,7 @@
     const fields = makeFields(answer);
     const index = new IndexFields(answer.index, answer.nas);
     const status = el("div", { class: "status", role: "status" }, outcome);
+    const effects = el("div", { class: "effects", role: "status" });
     const save = el("button", { type: "submit", class: "primary" }, t("save"));
     const discard = el("button", { type: "button", click: () => again(null) }, t("discard"));
     const nodes = (...names) => names.map((name) => fields[name].node);
@@ -193,8 +194,28 @@
       group(t("group.tls"), ...nodes("tls-port", "tls-certificate", "tls-key", "tls-client-ca")),
       group(t("group.log"), ...nodes("log-level")),
       el("p", { class: "note" }, t("settings.file"), " ", el("code", {}, answer.file)),
-      el("div", { class: "savebar" }, status, el("div", { class: "buttons" }, save, discard)));
+      el("div", { class: "savebar" }, effects, status, el("div", { class: "buttons" }, save, discard)));
     content.append(form);
+
+    // What saving will do to the running service, said before it is done.
+    function showEffects() {
+      const changed = Object.values(fields).filter((field) => field.value.trim() !== initial[field.name].trim());
+      const names = (chosen) => chosen.map((field) => t(`setting.${field.name}`));
+      const restarted = names(changed.filter((field) => answer.restarted_for.includes(field.name)));
+      if (JSON.stringify(index.value) !== initialIndex) restarted.push(t("index.title"));
+      const reopened = names(changed.filter((field) => answer.reopened_for.includes(field.name)));
+      const others = names(changed.filter((field) => !answer.restarted_for.includes(field.name)
+        && !answer.reopened_for.includes(field.name)));
+      const lines = restarted.length
+        ? [["warning", answer.nas ? "apply.will-restart" : "apply.will-restart-here", [...restarted, ...reopened, ...others]]]
+        : [["busy", "apply.will-reopen", reopened], ["busy", "apply.will-be-at-once", others]];
+      effects.replaceChildren(...lines.filter(([, , chosen]) => chosen.length)
+        .map(([kind, key, chosen]) => notice(kind, el("p", {}, t(key, { fields: chosen.join(t("comma")) })))));
+    }
+    const initial = Object.fromEntries(Object.values(fields).map((field) => [field.name, field.value]));
+    const initialIndex = JSON.stringify(index.value);
+    form.addEventListener("input", showEffects);
+    form.addEventListener("change", showEffects);
 
     // Before anything is saved the server looks at what only it can see: ports in use, folders, certificates.
     form.addEventListener("change", async (event) => {
@@ -227,6 +248,7 @@
       }
       const values = Object.fromEntries(all.map((field) => [field.name, field.value]));
       save.disabled = discard.disabled = true;
+      effects.replaceChildren();
       status.replaceChildren(notice("busy", t("apply.busy")));
       try {
         const result = await task("api/service", { values, index: index.value });
