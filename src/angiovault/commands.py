@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -150,12 +151,18 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
         lines.append(f"check        {check['files']} files read, {len(check['damaged'])} damaged")
     lines += [
         f"refused      {item['calling']}@{item['address']} to {item['called']}, {item['times']} times, "
-        f"last {item['last']}: {item['reason']}"
+        f"last {item['last']}: {item[_reason()]}"
         for item in found["refusals"][:10]
     ]
     if found["problem"]:
         lines.append(f"PROBLEM      {found['problem']}")
     return lines
+
+
+def _reason() -> str:
+    """Return which reason of a refusal this user reads: Chinese where the environment asks for it (locale(7))."""
+    chosen = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    return "reason_zh" if chosen.startswith("zh") else "reason"
 
 
 def _destination(args: argparse.Namespace, text: str) -> scu.Destination:
@@ -257,7 +264,7 @@ def device_list(args: argparse.Namespace) -> int:
     for item in refused[:20]:
         print(
             f"refused: {item['calling']}@{item['address']} to {item['called']}, {item['times']} times, "
-            f"last {item['last']}: {item['reason']}"
+            f"last {item['last']}: {item[_reason()]}"
         )
     return 0
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from angiovault.archive import refusals
+from angiovault.archive import contacts, refusals
 from angiovault.archive.archive import Archive
 from angiovault.archive.conversion.converter import Converter
 from angiovault.archive.index import IndexUnavailable
@@ -21,7 +21,7 @@ from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.store import StorageError, as_storage_error
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
-from angiovault.dimse import commitment, messages, query, retrieve, storage, verification
+from angiovault.dimse import commitment, messages, past, query, retrieve, storage, verification
 from angiovault.dimse.association import Association
 from angiovault.dimse.listeners import CannotListen, Opening
 from angiovault.dimse.messages import Message
@@ -209,10 +209,10 @@ class Service:
         self._archive = archive
         self._devices = devices
         self._converter = Converter(archive.store.private / "incoming")
-        self._server = Server(devices, self._on_refusal)
+        self._refusals, self._contacts = refusals.Book(archive), contacts.Book(archive)
+        self._server = Server(devices, self._refusals.note, self._on_end)
         self._commitment = commitment.Worker(archive, devices, config, self._server.associations)
         self._scrubber = Scrubber(archive, config.verify_every_days, config.verify_rate)
-        self._refusals = refusals.Book(archive)
         self._rebuilding: threading.Thread | None = None
         self._stopping = threading.Event()
         self._said = ""
@@ -239,8 +239,8 @@ class Service:
             messages.N_ACTION_RQ: on_commitment,
         }
 
-    def _on_refusal(self, address: str, calling: str, called: str, reason: str) -> None:
-        self._refusals.note(address, calling, called, reason)
+    def _on_end(self, association: Association, how: str) -> None:
+        self._contacts.note(past.ended(association, how))
 
     def start(self) -> int:
         """Listen, and return the port.
@@ -357,5 +357,6 @@ class Service:
         if self._rebuilding is not None:
             self._rebuilding.join(max(0.1, deadline - time.monotonic()))
         self._refusals.flush()
+        self._contacts.flush()
         self._converter.close()
         self._archive.close()

@@ -235,8 +235,8 @@ def test_a_port_that_cannot_be_had_leaves_the_service_alone(nas: Nas) -> None:
     assert done.returncode == 1
     assert nas.services() == [service]
     assert echoscu(nas.peer).returncode == 0
-    python = nas.stage.host("/var/packages/angiovault/target/python/bin/python3").resolve()
-    subprocess.run([program("setcap"), "cap_net_bind_service=+ep", python], check=True)
+    python = nas.stage.run(["readlink", "-f", "/var/packages/angiovault/target/python/bin/python3"]).stdout.strip()
+    subprocess.run([program("setcap"), "cap_net_bind_service=+ep", nas.stage.host(python)], check=True)
     nas.stage.run([angiovault, "dsm", "set", "--port", "104"])
     nas.wait_until_answers()
     assert (nas.health()["port"], nas.peer.port) == (104, 104)

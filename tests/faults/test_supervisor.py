@@ -530,7 +530,8 @@ def test_while_nothing_happens_the_disks_may_sleep(nas: Nas, start: Callable[...
     supervisor.wait_for("running")
     assert storescu(supervisor.peer, [instances.make(tmp_path / "sent")], "-xe").statuses == [0]
     wait_until(lambda: "scheduled check: " in supervisor.log_text(), "the scheduled check")
-    wait_until(lambda: "released" in supervisor.log_text(), "the association to be over")
+    index = nas.root / "volume1/angiography/archive.index.sqlite3"
+    instances.wait_until_contact_is_noted(index)
     begin = len(trace.read_text())
     threading.Event().wait(10)  # nothing is to happen, so there is nothing to wait for
     done = trace.read_text()[begin:]

@@ -7,11 +7,13 @@ import pytest
 
 from angiovault.config import SETTINGS
 from angiovault.devices import CHARACTER_SETS, DEVICE_SETTINGS, Operation
+from angiovault.dimse import endings
 from angiovault.panel.pages import PAGES
 from angiovault.panel.rules import rule_of
 from angiovault.panel.settings_form import FIELDS
 from angiovault.panel.texts import TABLES, language
 
+ENDINGS = {value for name, value in vars(endings).items() if name.isupper()}
 PANEL = resources.files("angiovault.panel")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # A key in single or double quotes after t(, said(, Refused(…, or `key = …`.
@@ -55,12 +57,15 @@ def test_everything_that_is_said_has_words() -> None:
     states = "well problems starting stopping stopped needs-set-up share-missing share-denied configuration port"
     used |= {f"state.{name}{end}" for name in [*states.split(), "failing", "unknown"] for end in ("", ".do")}
     used |= {f"problem.{kind}" for kind in ("storage", "disk", "database", "commitment", "archive", "settings")}
+    used |= {f"contact.{operation}" for operation in Operation} | {"contact.rejected"}
+    used |= {f"ending.{word}" for word in ENDINGS - {endings.RELEASED}}
     assert used - set(TABLES["en"]) == set()
 
 
 def test_no_words_are_there_for_nothing() -> None:
     text = "".join(sources(".js").values()) + "".join(sources(".py").values())
     families = r"state|problem|setting|help|operation|charset|unknown|level|wrong|tally|device|page|index|help\.device"
+    families += "|ending|contact"
     for key in TABLES["en"]:
         assert f'"{key}"' in text or re.match(rf"({families})\.", key), f"nobody says {key}"
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
-from angiovault.dimse import file_limit, messages, negotiation, sop_classes
+from angiovault.dimse import endings, file_limit, messages, negotiation, sop_classes
 from angiovault.dimse.acceptance import Verdict, judge
 from angiovault.dimse.association import Association
 from angiovault.dimse.endings import (
@@ -34,12 +34,15 @@ from angiovault.dimse.messages import Message
 from angiovault.dimse.negotiation import Proposal
 from angiovault.dimse.tls import TlsConnection
 from angiovault.dimse.wire import A_ASSOCIATE_RQ, Wire
+from angiovault.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Association, Message], None]
-Refused = Callable[[str, str, str, str], None]
+Refused = Callable[[str, str, str, Reason], None]
 """Called with address, calling AE title, called AE title and reason of a refusal."""
+Ended = Callable[[Association, str], None]
+"""Called with an association that has ended and how, as one word of `endings`; also with one that is rejected."""
 
 _MAY_BE_EVICTED_AFTER: Final = 30.0
 _UNEXPECTED_PDU: Final = 2
@@ -107,11 +110,14 @@ class Server:
         The configured devices.
     on_refusal : Refused
         Is told who was refused and why.
+    on_end : Ended
+        Is told of each association that has ended.
     """
 
-    def __init__(self, devices: DeviceBook, on_refusal: Refused) -> None:
+    def __init__(self, devices: DeviceBook, on_refusal: Refused, on_end: Ended) -> None:
         self._devices = devices
         self._on_refusal = on_refusal
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._listeners = Listeners(self._take, lambda: self._make_room_for_newcomers(0))
         self._connections: dict[_Connection, threading.Thread] = {}
@@ -225,7 +231,7 @@ class Server:
             secured.handshake(connection.artim_left())
         except OSError as error:
             log.warning("refused TLS with %s: %s", connection.peer, error)
-            self._on_refusal(connection.peer, "", "", f"TLS: {error}")
+            self._on_refusal(connection.peer, "", "", Reason.of("tls", error=error))
             return False
         return True
 
@@ -266,7 +272,7 @@ class Server:
         )
         association.busy = True  # nobody else may send before the answer
         if verdict.reject is None and not self._admit(connection, association):
-            verdict = Verdict(_LOCAL_LIMIT_EXCEEDED, f"{self._most} associations are open already")
+            verdict = Verdict(_LOCAL_LIMIT_EXCEEDED, Reason.of("too-many", most=self._most))
         if verdict.reject is not None:
             self._reject(association, verdict, config.artim_timeout)
             return None
@@ -283,9 +289,11 @@ class Server:
 
     def _reject(self, association: Association, verdict: Verdict, artim_timeout: float) -> None:
         assert verdict.reject is not None
-        words, why = negotiation.REJECTIONS[verdict.reject], verdict.why
-        log.warning("rejected association from %s to %s: %s (%s)", association, association.called, why, words)
-        self._on_refusal(association.peer, association.calling, association.called, f"{words}: {why}")
+        assert verdict.why is not None
+        log.warning("rejected association from %s to %s: %s", association, association.called, verdict.why)
+        self._on_refusal(association.peer, association.calling, association.called, verdict.why)
+        if association.device is not None:  # who else was rejected is known by the refusals
+            self._on_end(association, endings.REJECTED)
         association.wire.send(negotiation.encode_reject(*verdict.reject))
         association.wire.leave_to_peer(artim_timeout)  # PS3.8 9.2.3, Sta13
 
@@ -308,7 +316,7 @@ class Server:
 
     def _converse(self, connection: _Connection, association: Association) -> None:
         began = time.monotonic()
-        ending = _STOPPED
+        ending, how = _STOPPED, endings.INTERRUPTED
         try:
             while not self._stopped.is_set():
                 message = association.receive(connection.config.idle_timeout)
@@ -318,17 +326,17 @@ class Server:
                     association.busy = False
             association.wire.abort()
         except (Released, Interrupted) as end:
-            ending = str(end)
+            ending, how = str(end), end.word
         except TimedOut as end:
-            ending = f"ended: {end}"
+            ending, how = f"ended: {end}", end.word
             association.wire.abort()
         except ProtocolError as end:
-            ending = f"aborted: {end}"
+            ending, how = f"aborted: {end}", end.word
             association.wire.abort(end.reason)
         except AssociationEnded as end:
-            ending = str(end)
+            ending, how = str(end), end.word
         except Exception:
-            ending = "aborted by an internal error"
+            ending, how = "aborted by an internal error", endings.FAILED
             association.wire.abort()
             raise
         finally:
@@ -339,6 +347,7 @@ class Server:
                 "association of %s with %s: %s; %s after %.1f s",
                 association, association.called, tally, ending, time.monotonic() - began,
             )  # fmt: skip
+            self._on_end(association, how)
 
     @staticmethod
     def _dispatch(handlers: Mapping[int, Handler], association: Association, message: Message) -> None:
@@ -355,6 +364,7 @@ class Server:
             log.warning("%s asked for operation %04X in a context that has none such", association, field)
             association.respond(message, messages.UNRECOGNISED_OPERATION)
             return
+        association.requests[field] = (time.time(), None)
         handler(association, message)
         message.drain()
 

@@ -7,14 +7,16 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from angiovault.archive import contacts
 from angiovault.archive.index import IndexUnavailable
+from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
 from angiovault.config import Config
 from angiovault.dsm import running
 from angiovault.inifile import ConfigError
 from angiovault.panel.arrivals import arrivals
-from angiovault.panel.contacts import Recent
 from angiovault.panel.context import Context
+from angiovault.panel.loglines import LastError
 from angiovault.panel.network import reachable
 from angiovault.panel.place import Place
 from angiovault.panel.settings_form import Form
@@ -29,11 +31,11 @@ _SERVING: Final = frozenset(("running", "needs-set-up"))
 
 def routes(context: Context) -> list[Route]:
     """Return the routes of the page."""
-    holdings, recent = _Holdings(context), Recent()
-    return [Route("GET", "/api/overview", lambda asked: _overview(context, holdings, recent))]
+    holdings, last_error = _Holdings(context), LastError()
+    return [Route("GET", "/api/overview", lambda asked: _overview(context, holdings, last_error))]
 
 
-def _overview(context: Context, holdings: _Holdings, recent: Recent) -> dict[str, Any]:
+def _overview(context: Context, holdings: _Holdings, last_error: LastError) -> dict[str, Any]:
     place = context.place
     try:
         config, wrong = place.config(), ""
@@ -47,9 +49,21 @@ def _overview(context: Context, holdings: _Holdings, recent: Recent) -> dict[str
         **_state(place, config, wrong, health, found),
         "dicom": _dicom(config, health),
         "archive": found,
-        **recent.look(place.log(config), _MOST_ASSOCIATIONS),
+        "associations": _associations(context, config) if config and found.get("counts") else [],
+        "last_error": last_error.look(place.log(config)),
         "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+def _associations(context: Context, config: Config) -> list[dict[str, Any]]:
+    """Return the last associations, none while the index cannot be asked; that is said elsewhere on the page."""
+    archive = context.archive(config)
+    try:
+        archive.store.open(archive.store.read_marker())
+        archive.index.inspect(archive.store.archive_id)
+        return contacts.last_associations(archive.index, _MOST_ASSOCIATIONS)
+    except (IndexUnavailable, StorageError):
+        return []
 
 
 def _state(
