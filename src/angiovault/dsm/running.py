@@ -16,7 +16,7 @@ from angiovault.dsm.paths import Nas
 from angiovault.reloading import Loading, is_news
 
 STOPPED: Final = "stopped"
-_RELOAD_SECONDS: Final = 25.0
+_RELOAD_SECONDS: Final = 30.0
 
 
 def hold(nas: Nas) -> int | None:
