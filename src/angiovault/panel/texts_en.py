@@ -200,6 +200,26 @@ ENGLISH: Final[Mapping[str, str]] = {
     "title and work all the same. With it on, such a console reports “called AE title not recognised”.",
     "help.tls-port": "Only for devices that speak DICOM over TLS; 2762 is usual. The DICOM port above stays open "
     "beside it. The files lie on this machine, and the user of AngioVault must be able to read them.",
+    "help.tls-certificate": "The certificate that the archive shows to devices, in a text file that begins with "
+    "“-----BEGIN CERTIFICATE-----”; certificates above it follow in the same file. The hospital's IT department issues "
+    "one for the address of this machine.\n"
+    "A renewed certificate in the same file is taken up at the next start or change of any setting.\n"
+    "On a Siemens, Philips or GE system the vendor's service engineer loads the certificate of the authority that "
+    "issued it as a trusted one, and switches on TLS for the network node; without that option leave TLS off.",
+    "help.tls-key": "The private key that belongs to the certificate, in a text file that begins with “-----BEGIN "
+    "PRIVATE KEY-----”, without a password. Nobody but AngioVault's user should be able to read it.",
+    "help.tls-client-ca": "Leave this empty, unless devices shall prove who they are by certificates of their own. "
+    "Then every device that uses the port with TLS needs one of these authorities; on Siemens, Philips and GE systems "
+    "the service engineer loads it. The port without TLS is not affected.",
+    "help.log-level": "“Information” has a line for each association, and “Warnings” whatever was refused, and why: "
+    "that is enough to set up a Siemens, Philips or GE console. Choose “Debug” only while a fault is looked for; the log "
+    "grows quickly then.",
+    "help.index-database": "The name of the database in MariaDB, usually angiovault. It must be there and hold nothing "
+    "of another program; on a Synology NAS it can be made here, see below.",
+    "help.index-user": "An account of the database server, not one of this machine. It needs all rights on this "
+    "database and none on others.",
+    "help.index-password": "The password of that account. It is kept in the settings file, which only AngioVault's "
+    "user can read, and is never shown.",
     "help.storage": "The folder in which the images are kept, for example /srv/pacs/archive. Images that are there "
     "already are not moved when another folder is chosen: stop the service, move the folder, then choose it here.",
     "help.storage-nas": "The shared folder in which the images are kept; in it the folder “archive” is used. The "
@@ -335,6 +355,8 @@ ENGLISH: Final[Mapping[str, str]] = {
     "device.remove-title": "Remove a device",
     "device.remove-text": "Remove {name} from the list? Its images stay.",
     "device.removed": "Removed {name}.",
+    "help.device.name": "Any name by which people know the device, for example “DSA room 2”. It is shown here and in "
+    "the log, and never sent to anybody.",
     "help.device.ae-title": "The device's own AE title, as it calls itself; upper and lower case matter. On Siemens: "
     "“local AE title” of the system. On Philips: “AE title” under the system's own DICOM settings. On GE: “AE title” "
     "of the local host. If it is wrong, the device turns up under “Refused lately”, with the right one.",

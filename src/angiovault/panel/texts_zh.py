@@ -194,6 +194,21 @@ CHINESE: Final[Mapping[str, str]] = {
     "打开后，这类控制台会报告“called AE title not recognised”。",
     "help.tls-port": "仅用于支持 DICOM TLS 的设备，通常为 2762。上面的 DICOM 端口仍同时开放。"
     "证书文件须位于本机，且 AngioVault 的用户可以读取。",
+    "help.tls-certificate": "归档系统向设备出示的证书，为以“-----BEGIN CERTIFICATE-----”开头的文本文件；"
+    "上级证书写在同一文件中其后。由医院信息部门为本机地址签发。\n"
+    "同一文件中的证书更新后，下次启动或更改任何设置时采用。\n"
+    "在西门子、飞利浦或 GE 设备上，由厂商服务工程师将签发机构的证书导入为受信任证书，并为该网络节点启用 TLS；"
+    "没有此选项时请保持 TLS 关闭。",
+    "help.tls-key": "与证书对应的私钥，为以“-----BEGIN PRIVATE KEY-----”开头的文本文件，不带密码。"
+    "除 AngioVault 的用户外，任何人都不应能读取。",
+    "help.tls-client-ca": "请留空，除非设备须以自己的证书证明身份。"
+    "此时使用 TLS 端口的每台设备都需要由这些机构签发的证书；在西门子、飞利浦和 GE 设备上由服务工程师导入。不使用 TLS 的端口不受影响。",
+    "help.log-level": "“信息”级别为每个关联记录一行，“警告”级别记录被拒绝的内容及其原因："
+    "设置西门子、飞利浦或 GE 控制台时已经足够。只有在查找故障时才选择“调试”，此时日志增长很快。",
+    "help.index-database": "MariaDB 中数据库的名称，通常为 angiovault。数据库必须已存在，且不含其他程序的内容；"
+    "在 Synology NAS 上可在下面创建。",
+    "help.index-user": "数据库服务器的账户，不是本机的账户。它需要该数据库的全部权限，不需要其他数据库的权限。",
+    "help.index-password": "该账户的密码。保存在只有 AngioVault 的用户可以读取的设置文件中，绝不显示。",
     "help.storage": "保存影像的文件夹，例如 /srv/pacs/archive。选择其他文件夹时，已有的影像不会移动："
     "请先停止服务，移动文件夹，然后在此选择。",
     "help.storage-nas": "保存影像的共享文件夹，使用其中的文件夹“archive”。内部用户 angiovault 需要读写权限："
@@ -320,6 +335,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "device.remove-title": "移除设备",
     "device.remove-text": "要从列表中移除 {name} 吗？它的影像会保留。",
     "device.removed": "已移除 {name}。",
+    "help.device.name": "便于识别设备的任意名称，例如“DSA 2 号机房”。只显示在这里和日志中，不会发送给任何设备。",
     "help.device.ae-title": "设备自己的 AE 标题，区分大小写。西门子：系统的“local AE title”。"
     "飞利浦：系统自身 DICOM 设置中的“AE title”。GE：本地主机的“AE title”。"
     "如果填写有误，该设备会连同正确的名称出现在“最近被拒绝的设备”中。",

@@ -23,7 +23,8 @@
     const field = (name, element, more = {}) => new Field(`device-${name}`, t(`device.${name}`), element,
       { rule: rule(name) || null, help: t(`help.device.${name}`), ...more });
     const fields = {
-      name: new Field("device-name", t("device.name"), input({ maxlength: "64" }), { rule: { kind: "text", empty: false } }),
+      name: new Field("device-name", t("device.name"), input({ maxlength: "64" }), { rule: { kind: "text", empty: false },
+        help: t("help.device.name") }),
       "ae-title": field("ae-title", input({ maxlength: "16" })),
       host: field("host", input()),
       port: field("port", input({ inputmode: "numeric", class: "narrow" })),

@@ -31,10 +31,10 @@
       "check-called-ae-title": helped("check-called-ae-title", el("input", { type: "checkbox" })),
       storage: helped("storage", storage, { beside: [choose], help: t(answer.nas ? "help.storage-nas" : "help.storage") }),
       "tls-port": helped("tls-port", textInput({ inputmode: "numeric", class: "narrow" })),
-      "tls-certificate": simple("tls-certificate", textInput()),
-      "tls-key": simple("tls-key", textInput()),
-      "tls-client-ca": simple("tls-client-ca", textInput()),
-      "log-level": simple("log-level", choiceInput(rules["log-level"], "level", values["log-level"])),
+      "tls-certificate": helped("tls-certificate", textInput()),
+      "tls-key": helped("tls-key", textInput()),
+      "tls-client-ca": helped("tls-client-ca", textInput()),
+      "log-level": helped("log-level", choiceInput(rules["log-level"], "level", values["log-level"])),
     };
     for (const [name, field] of Object.entries(fields)) field.value = values[name];
     return fields;
@@ -51,10 +51,11 @@
       const required = { kind: "text", empty: false };
       this.fields = [
         new Field("index-where", t("index.where"), textInput({ value: index.where }), { rule: required, note: t("index.where.note") }),
-        new Field("index-database", t("index.database"), textInput({ value: index.database }), { rule: required }),
-        new Field("index-user", t("index.user"), textInput({ value: index.user }), { rule: required }),
+        new Field("index-database", t("index.database"), textInput({ value: index.database }),
+          { rule: required, help: t("help.index-database") }),
+        new Field("index-user", t("index.user"), textInput({ value: index.user }), { rule: required, help: t("help.index-user") }),
         new Field("index-password", t("index.password"),
-          el("input", { type: "password", autocomplete: "new-password" }), { note: kept }),
+          el("input", { type: "password", autocomplete: "new-password" }), { note: kept, help: t("help.index-password") }),
       ];
       this.result = el("div", { role: "status" });
       const test = el("button", { type: "button", click: () => this.test(test) }, t("index.test"));
