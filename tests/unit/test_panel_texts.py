@@ -62,6 +62,12 @@ def test_everything_that_is_said_has_words() -> None:
     assert used - set(TABLES["en"]) == set()
 
 
+def test_every_field_has_help() -> None:
+    for table in TABLES.values():
+        assert not [name for name in FIELDS if f"help.{name}" not in table]
+        assert not [row.name for row in DEVICE_SETTINGS if f"help.device.{row.name}" not in table]
+
+
 def test_no_words_are_there_for_nothing() -> None:
     text = "".join(sources(".js").values()) + "".join(sources(".py").values())
     families = r"state|problem|setting|help|operation|charset|unknown|level|wrong|tally|device|page|index|help\.device"

@@ -215,7 +215,11 @@ def _everything(nas: Nas) -> dict[str, Any]:
         }
     except ConfigError as error:
         found["problems"] = {"settings": str(error)}
-    found["problems"] |= running.health(nas).get("problems", {})
+    health = running.health(nas)
+    refused = Loading.of(health).problem
+    if refused:
+        found["problems"]["settings"] = refused["text"]
+    found["problems"] |= health.get("problems", {})
     return found
 
 

@@ -212,8 +212,8 @@ ENGLISH: Final[Mapping[str, str]] = {
     "Then every device that uses the port with TLS needs one of these authorities; on Siemens, Philips and GE systems "
     "the service engineer loads it. The port without TLS is not affected.",
     "help.log-level": "“Information” has a line for each association, and “Warnings” whatever was refused, and why: "
-    "that is enough to set up a Siemens, Philips or GE console. Choose “Debug” only while a fault is looked for; the log "
-    "grows quickly then.",
+    "that is enough to set up a Siemens, Philips or GE console. Choose “Debug” only while a fault is looked for; the "
+    "log grows quickly then.",
     "help.index-database": "The name of the database in MariaDB, usually angiovault. It must be there and hold nothing "
     "of another program; on a Synology NAS it can be made here, see below.",
     "help.index-user": "An account of the database server, not one of this machine. It needs all rights on this "

@@ -97,9 +97,13 @@
   }
 
   function contactPart(contacts, sent) {
-    if (!contacts.length) return sent ? [formatTime(sent), el("div", { class: "note" }, t("device.sent"))] : [t("device.not-lately")];
-    return contacts.flatMap((item) => [el("div", {}, formatTime(item.last)), el("div", { class: "note breakable" },
-      t(`contact.${item.operation}`, { number: formatNumber(item.instances), result: contactResult(item.status) }))]);
+    // An association that still runs is no contact yet, but what it has sent is here.
+    const store = contacts.find((item) => item.operation === "store");
+    const sends = sent && (!store || new Date(sent) - new Date(store.last) > 60000);
+    const latest = sends ? [el("div", {}, formatTime(sent)), el("div", { class: "note" }, t("device.sent"))] : [];
+    if (!contacts.length && !sends) return [t("device.not-lately")];
+    return latest.concat(...contacts.map((item) => [el("div", {}, formatTime(item.last)), el("div", { class: "note breakable" },
+      t(`contact.${item.operation}`, { number: formatNumber(item.instances), result: contactResult(item.status) }))]));
   }
 
   function deviceRow(answer, device, done) {
