@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from angiovault.archive.finding.selection import conflicts as conflicting
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
-from angiovault.config import Config, config_path, flag_values
+from angiovault.config import Config, config_path, flag_values, load
 from angiovault.devices import DEVICE_SETTINGS, Device, DeviceBook
 from angiovault.dimse import scu
 from angiovault.kinds import read_ae_title
@@ -41,7 +42,7 @@ def _devices(args: argparse.Namespace) -> DeviceBook:
 
 def serve(args: argparse.Namespace) -> int:
     """Run the archive."""
-    service.serve(_settings(args), config_path(args.config))
+    service.serve(_settings(args), config_path(args.config), lambda: load(args.config, flag_values(args)))
     return 0
 
 
@@ -124,12 +125,18 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
         lines.append(f"check        {check['files']} files read, {len(check['damaged'])} damaged")
     lines += [
         f"refused      {item['calling']}@{item['address']} to {item['called']}, {item['times']} times, "
-        f"last {item['last']}: {item['reason']}"
+        f"last {item['last']}: {item[_reason()]}"
         for item in found["refusals"][:10]
     ]
     if found["problem"]:
         lines.append(f"PROBLEM      {found['problem']}")
     return lines
+
+
+def _reason() -> str:
+    """Return which reason of a refusal this user reads: Chinese where the environment asks for it (locale(7))."""
+    chosen = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    return "reason_zh" if chosen.startswith("zh") else "reason"
 
 
 def _destination(args: argparse.Namespace, text: str) -> scu.Destination:
@@ -225,7 +232,7 @@ def device_list(args: argparse.Namespace) -> int:
     for item in refused[:20]:
         print(
             f"refused: {item['calling']}@{item['address']} to {item['called']}, {item['times']} times, "
-            f"last {item['last']}: {item['reason']}"
+            f"last {item['last']}: {item[_reason()]}"
         )
     return 0
 

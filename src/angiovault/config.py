@@ -8,6 +8,7 @@ The fields of `Config` are the one table. The INI file, the flags of `angiovault
 import argparse
 import dataclasses
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -186,7 +187,7 @@ class Config:
         FILE,
         "",
         "File in which the running service tells other programs what is wrong, as JSON: storage, disk, database, "
-        "commitment. Written only when that changes; empty is none.",
+        "commitment; and what came of loading the settings. Written only when that changes; empty is none.",
         flag="FILE",
     )
 
@@ -204,6 +205,22 @@ class Config:
 
 SETTINGS = settings_of(Config)
 _BY_NAME = {row.name: row for row in SETTINGS}
+NEEDS_START = ("storage", "index", "archive-id", "log-file", "health-file")
+"""Settings that a running service cannot change; all others it can."""
+
+
+def new_start_for(before: Config, after: Config) -> list[str]:
+    """Name the settings that differ and that a running service cannot change."""
+    rows = [_BY_NAME[name] for name in NEEDS_START]
+    return [row.name for row in rows if getattr(before, row.attribute) != getattr(after, row.attribute)]
+
+
+def fingerprint(config: Config) -> str:
+    """Return a digest of all settings that a running service can change; none of them is secret."""
+    rows = [row for row in SETTINGS if row.name not in NEEDS_START]
+    values = [getattr(config, row.attribute) for row in rows]
+    texts = [str(value.absolute() if isinstance(value, Path) else value) for value in values]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 # --- The file -------------------------------------------------------------------------------------------------------
@@ -305,6 +322,7 @@ def reference(settings: Iterable[Setting]) -> str:
 def settings_table() -> str:
     """Write the reference of all settings in Markdown, one table a section; `docs/settings.md` begins with it."""
     flags = ", ".join(f"`--{row.name}`" for row in SETTINGS if row.flag)
+    needs_start = ", ".join(f"`{name}`" for name in NEEDS_START)
     text = f"""# Settings
 
 AngioVault reads one INI file in UTF-8: the one named by `--config`, else by the environment variable
@@ -312,6 +330,13 @@ AngioVault reads one INI file in UTF-8: the one named by `--config`, else by the
 `[section]`; a line that begins with `#` or `;` is a comment. What is missing has its default, an unknown name is an
 error, and so is a value that goes on over a second, indented line.
 These can also be given as flags of `angiovault serve`, which then win over the file: {flags}.
+
+A running `angiovault serve` reads the file again at SIGHUP (`kill -HUP PID`; `systemctl reload` where a unit has
+`ExecReload=kill -HUP $MAINPID`). What has changed is in force for all associations that begin from then on; those that
+run go on to their end as they began. New ports are opened before the old ones are closed. If something cannot be had (a
+port that is taken, a certificate that cannot be used, a mistake in the file), nothing changes, and the log and the
+health file say why. Only these settings need a new start: {needs_start}; if one of them has changed, nothing changes
+before it.
 """
     for section in dict.fromkeys(row.section for row in SETTINGS):
         text += f"\n## [{section}]\n\n{reference(row for row in SETTINGS if row.section == section)}"

@@ -21,6 +21,7 @@ from angiovault.archive.archive import Archive
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.config import Config
+from angiovault.reloading import Loading
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,6 @@ class Health:
         The file.
     archive : Archive
         The archive, open or not.
-    config : Config
-        The settings in force.
-    port : int
-        The port that is listened on.
     commitments_wait : Callable
         Returns whether requests wait in the queue of Storage Commitment.
     clock : Callable
@@ -69,8 +66,6 @@ class Health:
         self,
         path: Path,
         archive: Archive,
-        config: Config,
-        port: int,
         commitments_wait: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,10 +76,6 @@ class Health:
         self._facts: dict[str, Any] = {
             "pid": os.getpid(),
             "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "ae_title": config.ae_title,
-            "bind": config.bind,
-            "port": port,
-            "tls_port": config.tls_port,
         }
         self._checks: dict[str, tuple[float, Callable[[], str]]] = {
             STORAGE: (_VOLUME_EVERY, self._storage),
@@ -96,8 +87,30 @@ class Health:
         self._ask_commitments = float("-inf")
         self._looked: dict[str, float] = {}
         self._problems: dict[str, str] = {}
-        self._written: dict[str, str] | None = None
+        self._written: dict[str, Any] = {}
         self._cannot_write = ""
+
+    def tell(self, config: Config, port: int, loading: Loading) -> None:
+        """Say at once with which settings the service runs, and what came of reading them.
+
+        Parameters
+        ----------
+        config : Config
+            The settings in force.
+        port : int
+            The port that is listened on.
+        loading : Loading
+            What came of reading them the last time.
+        """
+        self._facts |= {
+            "ae_title": config.ae_title,
+            "bind": config.bind,
+            "port": port,
+            "tls_port": config.tls_port,
+            "settings": loading.as_json(),
+        }
+        if self._written:  # the first time the problems are looked for first
+            self._write()
 
     @property
     def problems(self) -> dict[str, str]:
@@ -112,8 +125,7 @@ class Health:
             if self._clock() >= self._looked.get(name, float("-inf")) + every:
                 self._looked[name] = self._clock()
                 self._note(name, check())
-        if self._problems != self._written:
-            self._write()
+        self._write()
 
     def _note(self, name: str, problem: str) -> None:
         known = self._problems.pop(name, "")
@@ -125,14 +137,17 @@ class Health:
             log.info("health: %s: well again", name)
 
     def _write(self) -> None:
+        said = {**self._facts, "problems": dict(self._problems)}
+        if said == self._written:
+            return
         try:
-            jsonfile.write(self._path, {**self._facts, "problems": self._problems})
+            jsonfile.write(self._path, said)
         except OSError as error:
             if str(error) != self._cannot_write:
                 log.warning("the health file cannot be written: %s", error)
             self._cannot_write = str(error)
         else:
-            self._written, self._cannot_write = dict(self._problems), ""
+            self._written, self._cannot_write = said, ""
 
     def close(self) -> None:
         """Remove the file: who reads it must not take us for running."""

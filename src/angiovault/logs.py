@@ -82,9 +82,15 @@ def set_up(level: str = "info", file: Path | None = None) -> None:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
+    set_level(level)
+    logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """Log from `level` (debug, info, warning, error) on; the libraries' messages as `set_up` says."""
+    root = logging.getLogger()
     root.setLevel(level.upper())
     for name in _LIBRARIES:
         # Never debug for peewee: it would log every query with its values.
         quiet = level != "debug" or name == "peewee"
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING) if quiet else logging.NOTSET)
-    logging.captureWarnings(True)

@@ -43,6 +43,17 @@ def try_to_listen(bind: str, port: int) -> None:
         probe.listen(1)
 
 
+def has_capabilities() -> bool:
+    """Return whether our Python was given rights of its own, say to ports below 1024 (capabilities(7)).
+
+    A process has them from its start: one that was started before can only begin anew for them.
+    """
+    try:
+        return bool(os.getxattr(Path(sys.executable).resolve(), "security.capability"))
+    except OSError:  # none, or a file system that keeps none
+        return False
+
+
 def setcap_command() -> str:
     """Return the command that lets our Python use ports below 1024; it wants the program itself, not a link to it."""
     return f"sudo setcap cap_net_bind_service=+ep {Path(sys.executable).resolve()}"

@@ -6,15 +6,13 @@ import contextlib
 import fcntl
 import logging
 import os
-import signal
-import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from angiovault.archive import refusals
+from angiovault.archive import contacts, refusals
 from angiovault.archive.archive import Archive
 from angiovault.archive.conversion.converter import Converter
 from angiovault.archive.index import IndexUnavailable
@@ -23,12 +21,16 @@ from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.store import StorageError, as_storage_error
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
-from angiovault.dimse import commitment, messages, query, retrieve, storage, verification
+from angiovault.dimse import commitment, messages, past, query, retrieve, storage, verification
 from angiovault.dimse.association import Association
+from angiovault.dimse.listeners import CannotListen, Opening
 from angiovault.dimse.messages import Message
 from angiovault.dimse.scu import Limits
-from angiovault.dimse.server import Handler, Server
+from angiovault.dimse.server import Handler, Server, Terms
 from angiovault.health import Health
+from angiovault.live_settings import LiveSettings
+from angiovault.signals import Signals
+from angiovault.tls_context import CannotUseCertificate, tls_context
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +111,17 @@ def open_archive(config: Config, create: bool = False) -> Archive:
     return archive
 
 
-def serve(config: Config, config_file: Path | None) -> None:
+def serve(config: Config, config_file: Path | None, load: Callable[[], Config]) -> None:
     """Run the archive until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    config_file : Path, optional
+        The file that the devices stand in.
+    load : Callable
+        Reads the settings again, at SIGHUP; may raise ConfigError.
 
     Raises
     ------
@@ -118,29 +129,30 @@ def serve(config: Config, config_file: Path | None) -> None:
         When it cannot start.
     """
     archive = archive_of(config)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with contextlib.ExitStack() as stack:
+    with Signals() as asked, contextlib.ExitStack() as stack:
         held = _Held(archive, stack)
         held.try_to_hold(starting=True)
         service = Service(config, archive, DeviceBook(config_file))
         port = service.start()
         service.settle()
-        health = service.health(port)
+        live = LiveSettings(config, load, service.use)
+        health = service.health(live)
         print(f"ready: {config.ae_title}@{config.bind}:{port}", flush=True)
         print(_how_to(config, port), flush=True)
-        busy = True
-        while not stop.wait(0 if busy else _LOOK_SECONDS):
+        while not asked.stop:
+            if asked.reload:
+                asked.reload = False  # before reading, so that a signal that comes meanwhile counts
+                live.read_again()
+                if health is not None:
+                    health.tell(live.config, service.port, live.loading)
             if not held.is_held:
                 held.try_to_hold()
             busy = service.look_after()
             if health is not None:
                 health.look()
+            asked.wait(0 if busy else _LOOK_SECONDS)
         log.info("stopping")
         service.stop()
-        for number in (signal.SIGTERM, signal.SIGINT):  # asked once more while Python ends, it still exits with 0
-            signal.signal(number, signal.SIG_IGN)
         if health is not None:
             health.close()
     log.info("stopped")
@@ -201,18 +213,20 @@ class Service:
         self._archive = archive
         self._devices = devices
         self._converter = Converter(archive.store.private / "incoming")
-        limits = Limits(config.ae_title, config.max_pdu, config.network_timeout)
-        services = retrieve.Services(archive, devices, self._converter, limits)
-        self._server = Server(config, devices, self._handlers(services), self._on_refusal)
+        self._refusals, self._contacts = refusals.Book(archive), contacts.Book(archive)
+        self._server = Server(devices, self._refusals.note, self._on_end)
         self._commitment = commitment.Worker(archive, devices, config, self._server.associations)
         self._scrubber = Scrubber(archive, config.verify_every_days, config.verify_rate)
-        self._refusals = refusals.Book(archive)
         self._rebuilding: threading.Thread | None = None
         self._stopping = threading.Event()
         self._said = ""
+        self.port = 0
+        """The port that is listened on."""
 
-    def _handlers(self, services: retrieve.Services) -> dict[int, Handler]:
-        archive, ae_title = self._archive, self._config.ae_title
+    def _handlers(self, config: Config) -> dict[int, Handler]:
+        archive, ae_title = self._archive, config.ae_title
+        limits = Limits(ae_title, config.max_pdu, config.network_timeout)
+        services = retrieve.Services(archive, self._devices, self._converter, limits)
 
         def on_store(association: Association, message: Message) -> None:
             association.wire.before_release = lambda: archive.rest(_REST_SECONDS)
@@ -233,8 +247,8 @@ class Service:
             messages.N_ACTION_RQ: on_commitment,
         }
 
-    def _on_refusal(self, address: str, calling: str, called: str, reason: str) -> None:
-        self._refusals.note(address, calling, called, reason)
+    def _on_end(self, association: Association, how: str) -> None:
+        self._contacts.note(past.ended(association, how))
 
     def start(self) -> int:
         """Listen, and return the port.
@@ -244,26 +258,48 @@ class Service:
         StartError
             When a port cannot be had, or a certificate cannot be used.
         """
-        config = self._config
-        tls = tls_context(config) if config.tls_port else None
-        port = self._listen(config.port, None)
-        if tls is not None:
-            log.info("TLS on port %d", self._listen(config.tls_port, tls))
+        try:
+            self._serve(self._config)
+        except CannotUseCertificate as error:
+            raise StartError(str(error)) from error
+        except CannotListen as error:
+            if isinstance(error.error, PermissionError):
+                raise StartError(
+                    f"port {error.opening.port} is for root only: choose one above 1023, for example 11112"
+                ) from error
+            raise StartError(f"{error}; is another program using it?") from error
         self._commitment.start()
         self._scrubber.start()
-        log.info("%s listens on %s:%d, storage %s", config.ae_title, config.bind, port, config.storage)
-        return port
+        return self.port
 
-    def _listen(self, port: int, tls: ssl.SSLContext | None) -> int:
-        bind = self._config.bind
-        try:
-            return self._server.listen(bind, port, tls)
-        except PermissionError as error:
-            raise StartError(f"port {port} is for root only: choose one above 1023, for example 11112") from error
-        except OSError as error:
-            raise StartError(
-                f"cannot listen on {bind} port {port}: {error.strerror}; is another program using it?"
-            ) from error
+    def _serve(self, config: Config) -> None:
+        """Listen and serve as the settings say, from now on.
+
+        Raises
+        ------
+        CannotListen, CannotUseCertificate
+            When that cannot be; everything is as it was then.
+        """
+        openings = [Opening(config.bind, config.port)]
+        if config.tls_port:
+            openings.append(Opening(config.bind, config.tls_port, tls_context(config)))
+        self.port, *tls_ports = self._server.serve(Terms(config, self._handlers(config)), openings)
+        for tls_port in tls_ports:
+            log.info("TLS on port %d", tls_port)
+        log.info("%s listens on %s:%d, storage %s", config.ae_title, config.bind, self.port, config.storage)
+
+    def use(self, config: Config) -> None:
+        """Go on with other settings; what runs is not disturbed.
+
+        Raises
+        ------
+        CannotListen, CannotUseCertificate
+            When a port cannot be had, or a certificate not be used; everything is as it was then.
+        """
+        self._serve(config)
+        self._commitment.use(config)
+        self._scrubber.change(config.verify_every_days, config.verify_rate)
+        self._archive.store.min_free = config.min_free_space << 20
 
     def settle(self) -> None:
         """Begin to settle what was left and to rebuild an incomplete index, and wait a moment: it is soon done."""
@@ -272,12 +308,14 @@ class Service:
         if self._rebuilding is not None:
             self._rebuilding.join(_SETTLE_SECONDS)
 
-    def health(self, port: int) -> Health | None:
+    def health(self, live: LiveSettings) -> Health | None:
         """Return what writes the health file, None when there is to be none."""
         path = self._config.health_file
         if path is None:
             return None
-        return Health(path, self._archive, self._config, port, lambda: self._commitment.has_waiting)
+        health = Health(path, self._archive, lambda: self._commitment.has_waiting)
+        health.tell(live.config, self.port, live.loading)
+        return health
 
     def look_after(self) -> bool:
         """Let the index catch up with what came while it was away; return whether there is more to do at once."""
@@ -328,27 +366,6 @@ class Service:
         if self._rebuilding is not None:
             self._rebuilding.join(max(0.1, deadline - time.monotonic()))
         self._refusals.flush()
+        self._contacts.flush()
         self._converter.close()
         self._archive.close()
-
-
-def tls_context(config: Config) -> ssl.SSLContext:
-    """Return the TLS settings of BCP 195 (PS3.15 B.9, B.10): version 1.2 or later, forward secrecy, AEAD ciphers.
-
-    Raises
-    ------
-    StartError
-        When certificate or key cannot be used.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM")
-    assert config.tls_certificate is not None
-    try:
-        context.load_cert_chain(config.tls_certificate, config.tls_key, password=lambda: "")
-        if config.tls_client_ca:
-            context.load_verify_locations(config.tls_client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(f"TLS certificate, key or client CA cannot be used: {error}") from error
-    return context

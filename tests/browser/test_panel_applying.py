@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import generate_uid
 
 from angiovault.config import load
+from angiovault.dsm import running
 from angiovault.panel.place import Place
+from angiovault.reloading import Loading
 from harness.dcmtk import Peer, StoreSCP, echoscu
 from harness.mariadb import MariaDB
 from harness.panel import Client, SupervisedArchive
 from harness.processes import free_port
+from harness.upper_layer import RawPeer, data_set
 from harness.waiting import wait_until
 
 
@@ -38,13 +42,25 @@ def answers(nas: SupervisedArchive) -> bool:
     return echoscu(Peer("127.0.0.1", health["port"], health["ae_title"])).returncode == 0
 
 
+def outcome(client: Client, **values: str) -> tuple[str, str]:
+    result = save(client, **values)
+    return result["outcome"], result["message"]["key"]
+
+
 def test_the_service_runs_with_what_was_saved(nas: SupervisedArchive, client: Client) -> None:
+    """The same process, and whoever sends goes on sending."""
     before, port = nas.health(), free_port()
     assert client.get("/api/overview")["state"] == "well"
-    assert save(client, port=str(port), ae_title="CATHLAB")["outcome"] == "applied"
-    after = nas.health()
-    assert (after["port"], after["ae_title"]) == (port, "CATHLAB")
-    assert after["pid"] != before["pid"]
+    with RawPeer(Peer("127.0.0.1", before["port"], "ANGIOVAULT")) as sender:
+        sender.associate()
+        assert outcome(client, port=str(port), ae_title="CATHLAB") == ("applied", "apply.reopened")
+        after = nas.health()
+        assert (after["port"], after["ae_title"], after["pid"]) == (port, "CATHLAB", before["pid"])
+        assert outcome(client, log_level="debug") == ("applied", "apply.at-once")
+        uid = generate_uid()
+        assert sender.store(uid, data_set(uid)) == 0
+        sender.release()
+    assert nas.health()["pid"] == before["pid"]
     assert answers(nas)
     assert client.get("/api/overview")["dicom"]["port"] == port
 
@@ -56,9 +72,10 @@ def test_a_port_that_is_taken_meanwhile_is_taken_back(
     with StoreSCP(nas.nas.root / "other") as other:
         monkeypatch.setattr("angiovault.panel.network.port_problem", lambda *_: None)
         result = save(client, port=str(other.peer.port), ae_title="CATHLAB")
-    assert (result["outcome"], result["message"]["key"]) == ("undone", "apply.undone")
-    assert str(other.peer.port) in result["reason"]["en"]
-    assert str(other.peer.port) in result["reason"]["zh"]
+    assert (result["outcome"], result["message"]["key"]) == ("undone", "apply.kept")
+    assert (result["reason"]["key"], result["reason"]["values"]["port"]) == ("wrong.port-used", other.peer.port)
+    assert nas.health()["pid"] == before["pid"]
+    assert Loading.of(nas.health()).problem == {}
     config = load(nas.nas.settings)
     assert (config.port, config.ae_title) == (before["port"], before["ae_title"])
     assert "[device zeego]" in nas.settings()
@@ -67,7 +84,9 @@ def test_a_port_that_is_taken_meanwhile_is_taken_back(
 
 def test_images_go_to_another_shared_folder(nas: SupervisedArchive, client: Client) -> None:
     (nas.nas.root / "volume2/images").mkdir(parents=True)
-    assert save(client, storage=str(nas.nas.root / "volume2/images"))["outcome"] == "applied"
+    before = nas.health()["pid"]
+    assert outcome(client, storage=str(nas.nas.root / "volume2/images")) == ("applied", "apply.done")
+    assert nas.health()["pid"] != before
     config = load(nas.nas.settings)
     assert config.storage == nas.nas.root / "volume2/images/archive"
     marker = json.loads((config.storage / ".angiovault/archive.json").read_text())
@@ -102,9 +121,24 @@ def test_without_a_supervisor_settings_are_saved_for_later(nas: SupervisedArchiv
 
 
 def test_settings_that_were_broken_can_be_mended(nas: SupervisedArchive, client: Client) -> None:
+    """The service that runs goes on, and it is said that it does not do so by the file."""
+    port, pid = nas.health()["port"], nas.health()["pid"]
+    nas.nas.settings.write_text(nas.settings().replace(f"port = {port}", "port = many"))
+    running.reload(nas.nas)
+    said = client.get("/api/overview")
+    assert (said["state"], [item["kind"] for item in said["problems"]]) == ("problems", ["settings"])
+    assert "port" in said["problems"][0]["text"]
+    assert answers(nas)
+    assert save(client, port=str(port))["outcome"] == "applied"
+    assert client.get("/api/overview")["state"] == "well"
+    assert answers(nas)
+    assert nas.health()["pid"] == pid
+
+
+def test_a_service_that_cannot_start_with_its_settings_is_mended(nas: SupervisedArchive, client: Client) -> None:
     port = nas.health()["port"]
     nas.nas.settings.write_text(nas.settings().replace(f"port = {port}", "port = many"))
-    nas.supervisor.process.send_signal(1)
+    running.restart(nas.nas)
     wait_until(lambda: client.get("/api/overview")["state"] == "configuration", "the settings to be found wrong")
     assert "port" in client.get("/api/overview")["message"]["en"]
     assert save(client, port=str(port))["outcome"] == "applied"

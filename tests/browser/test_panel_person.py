@@ -85,7 +85,7 @@ def test_from_the_overview_to_a_device_that_answers(
     browser.open(archive.url)
     browser.wait_for("main", "Running and well")
     assert "token=" not in browser.address
-    old, new = archive.health()["port"], free_port()
+    old, new, service = archive.health()["port"], free_port(), archive.health()["pid"]
     assert str(old) in browser.text("main")
 
     # AE title and port are changed; what is wrong is said where it is typed.
@@ -93,9 +93,17 @@ def test_from_the_overview_to_a_device_that_answers(
     type_into(browser, "field-port", "70000")
     browser.wait_for("#field-port-error", "from 1 to 65535")
     type_into(browser, "field-port", str(new))
+    browser.wait_for(".effects", "DICOM port: the listener is opened anew")
     type_into(browser, "field-ae-title", "CATHLAB")
+    browser.wait_for(".effects", "AE title: in force at once")
+    storage = browser.run("return document.getElementById('field-storage').value;")
+    type_into(browser, "field-storage", "/volume9")
+    browser.wait_for(".effects", "Folder, DICOM port, AE title: the service is restarted")
+    type_into(browser, "field-storage", storage)
+    wait_until(lambda: "restarted" not in browser.text(".effects"), "the restart to be off")
     browser.click("button[type=submit]")
-    browser.wait_for(".status", "The service runs with the new settings", seconds=60)
+    browser.wait_for(".status", "The service listens as it is set now", seconds=60)
+    assert archive.health()["pid"] == service
 
     # A real device reaches the new port, and the old one is free.
     assert echoscu(Peer("127.0.0.1", new, "CATHLAB")).returncode == 0
@@ -138,7 +146,7 @@ def test_from_the_overview_to_a_device_that_answers(
     # The log tells what was done and by whom.
     go_to(browser, "log", "技术支持")
     browser.wait_for(".log", "association of CONSOLE@127.0.0.1")
-    type_into(browser, "log-text", "the settings are read again")
+    type_into(browser, "log-text", "the settings were read again")
     browser.wait_for("main", "1 条消息")
     assert browser.console() == []
 

@@ -15,6 +15,7 @@ from dsm.package_center import Habits
 from faults import instances
 from harness.dcmtk import StoreSCP, echoscu
 from harness.processes import program
+from harness.upper_layer import RawPeer, data_set
 from harness.waiting import wait_until
 
 RUNNING, CRASHED, STOPPED = 0, 1, 3
@@ -205,14 +206,40 @@ def test_a_port_for_root_only(nas: Nas) -> None:
 
 def test_changed_settings_are_taken_up_at_once_when_told(nas: Nas) -> None:
     nas.install_ready(wizard_port="11113")
-    nas.set("port", "11114")
-    (supervisor,) = nas.supervisors()
-    nas.stage.signal(supervisor.pid, "HUP")
-    wait_until(lambda: nas.health().get("port") == 11114, "the service on the new port")
+    (supervisor,), (service,) = nas.supervisors(), nas.services()
+    with RawPeer(nas.peer) as console:
+        console.associate()
+        nas.set("port", "11114")
+        nas.stage.signal(supervisor.pid, "HUP")
+        wait_until(lambda: nas.health().get("port") == 11114, "the service on the new port")
+        uid = generate_uid()
+        assert console.store(uid, data_set(uid)) == 0  # what runs goes on
+        console.release()
     nas.wait_for("running")
-    assert nas.supervisors() == [supervisor]
+    assert (nas.supervisors(), nas.services()) == ([supervisor], [service])
     nas.send()
     nas.assert_all_kept()
+
+
+def test_a_port_that_cannot_be_had_leaves_the_service_alone(nas: Nas) -> None:
+    """Also when the port is for root only; once that is allowed the service begins anew for it."""
+    nas.install_ready()
+    (service,) = nas.services()
+    angiovault = "/usr/local/bin/angiovault"
+    with StoreSCP(nas.folder / "other", ae_title="OTHER", port=11115):
+        done = nas.stage.run([angiovault, "dsm", "set", "--port", "11115"], check=False)
+    assert done.returncode == 1
+    assert "11115" in done.stderr
+    assert nas.health()["port"] == 11112
+    done = nas.stage.run([angiovault, "dsm", "set", "--port", "104"], check=False)
+    assert done.returncode == 1
+    assert nas.services() == [service]
+    assert echoscu(nas.peer).returncode == 0
+    python = nas.stage.run(["readlink", "-f", "/var/packages/angiovault/target/python/bin/python3"]).stdout.strip()
+    subprocess.run([program("setcap"), "cap_net_bind_service=+ep", nas.stage.host(python)], check=True)
+    nas.stage.run([angiovault, "dsm", "set", "--port", "104"])
+    nas.wait_until_answers()
+    assert (nas.health()["port"], nas.peer.port) == (104, 104)
 
 
 def test_what_root_calls_runs_as_the_package_user(each_nas: Nas) -> None:

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import os
 import random
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -12,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from harness import part10
 from harness.dcmtk import Peer, Result, findscu, getscu
+from harness.waiting import wait_until
 
 
 def make(
@@ -138,3 +141,13 @@ def tree(storage: Path) -> dict[str, str]:
         for path in sorted(storage.rglob("*"))
         if path.is_file() and ".angiovault" not in path.parts
     }
+
+
+def wait_until_contact_is_noted(index: Path) -> None:
+    """Wait until the end of an association stands in an SQLite index: the last that is written because of it."""
+
+    def noted() -> bool:
+        with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+            return bool(database.execute("SELECT COUNT(*) FROM past_association").fetchone()[0])
+
+    wait_until(noted, "the association to be noted")

@@ -83,7 +83,8 @@ def test_whoever_comes_beyond_the_limit_is_rejected_for_now(service: ServiceFact
         beyond = peers.enter_context(battered.connect())
         beyond.send(associate_rq([(1, CT_IMAGE, ["1.2.840.10008.1.2.1"])]))
         assert beyond.receive() == LOCAL_LIMIT_EXCEEDED
-    battered.wait_for_news("rejected association from RAWPEER@127.0.0.1 to ANGIOVAULT: 3 associations are open already")
+    rejected = "rejected association from RAWPEER@127.0.0.1 to ANGIOVAULT: "
+    battered.wait_for_news(f"{rejected}local limit exceeded: 3 associations are open already")
     assert echoscu(battered.service.peer).rejected == ("Rejected Transient", "Local Limit Exceeded")
     assert open_ones[1].store("1.2.3", data_set("1.2.3")) == 0
     open_ones[0].release()

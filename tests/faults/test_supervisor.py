@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from pydicom.uid import generate_uid
 
 from angiovault.dsm import running
 from angiovault.dsm.panel import PanelOnDemand
@@ -28,6 +29,7 @@ from harness import synology
 from harness.dcmtk import echoscu, findscu, storescu
 from harness.processes import Background, program
 from harness.synology import Supervised
+from harness.upper_layer import RawPeer, data_set
 from harness.waiting import wait_until
 
 
@@ -363,18 +365,55 @@ def test_an_index_beside_the_images_is_made_anew(nas: Nas, start: Callable[..., 
 
 
 def test_a_hang_up_takes_the_settings_over(nas: Nas, start: Callable[..., Supervised]) -> None:
+    """By the service that runs, under its associations; by a new one where the settings need that."""
     synology.share(nas)
     supervisor = start()
     supervisor.wait_for("running")
-    old = supervisor.service
-    supervisor.port = synology.free_port()
-    text = nas.settings.read_text()
-    nas.settings.write_text("\n".join(f"port = {supervisor.port}" if "port" in x else x for x in text.splitlines()))
-    supervisor.hang_up()
+    old, uid = supervisor.service, generate_uid()
+    with RawPeer(supervisor.peer) as sender:
+        sender.associate()
+        for _ in range(2):
+            supervisor.port = synology.free_port()
+            lines = nas.settings.read_text().splitlines()
+            nas.settings.write_text("\n".join(f"port = {supervisor.port}" if "port" in x else x for x in lines))
+            assert running.reload(nas)
+            assert supervisor.health()["port"] == supervisor.port
+            assert sender.echo() == 0
+        echoscu(supervisor.peer).ok()
+        assert sender.store(uid, data_set(uid)) == 0
+        sender.release()
+    assert supervisor.service == supervisor.health()["pid"] == old
+    # Another index is another start.
+    text = nas.settings.read_text().replace("[archive]", f"[archive]\nindex = sqlite:///{nas.root}/other.sqlite3")
+    nas.settings.write_text(text)
+    assert running.reload(nas)
     wait_until(lambda: supervisor.service not in (0, old), "another service")
+    supervisor.wait_for("running")
+    wait_until(lambda: findscu(supervisor.peer, [f"SOPInstanceUID={uid}", "QueryRetrieveLevel=IMAGE"]).data_sets, "it")
+    service = supervisor.service
+    assert running.restart(nas)
+    assert supervisor.service != service
     supervisor.wait_for("running")
     echoscu(supervisor.peer).ok()
     assert supervisor.state()["restarts"] == 0
+
+
+def test_a_hang_up_that_comes_too_early_or_without_a_log_begins_anew(
+    nas: Nas, start: Callable[..., Supervised]
+) -> None:
+    synology.share(nas)
+    supervisor = start()
+    wait_until(lambda: supervisor.service, "a service that is only starting")
+    supervisor.hang_up()
+    supervisor.wait_for("running")
+    service = supervisor.service
+    nas.log.unlink()
+    supervisor.hang_up()
+    wait_until(lambda: supervisor.service not in (0, service), "a service with a log")
+    supervisor.wait_for("running")
+    assert "the service runs as process" in supervisor.log_text()
+    assert supervisor.state()["restarts"] == 0
+    echoscu(supervisor.peer).ok()
 
 
 def test_without_a_database_images_are_stored(nas: Nas, start: Callable[..., Supervised], tmp_path: Path) -> None:
@@ -491,7 +530,8 @@ def test_while_nothing_happens_the_disks_may_sleep(nas: Nas, start: Callable[...
     supervisor.wait_for("running")
     assert storescu(supervisor.peer, [instances.make(tmp_path / "sent")], "-xe").statuses == [0]
     wait_until(lambda: "scheduled check: " in supervisor.log_text(), "the scheduled check")
-    wait_until(lambda: "released" in supervisor.log_text(), "the association to be over")
+    index = nas.root / "volume1/angiography/archive.index.sqlite3"
+    instances.wait_until_contact_is_noted(index)
     begin = len(trace.read_text())
     threading.Event().wait(10)  # nothing is to happen, so there is nothing to wait for
     done = trace.read_text()[begin:]

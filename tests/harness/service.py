@@ -31,6 +31,8 @@ class Service(Server):
         Settings of the same names; port 0 is a free one, chosen anew at every start.
     options
         Further arguments of `serve`.
+    flags
+        Whether address, port and storage are given as flags, which win over the file; if not the file has to name them.
     prefix
         A program to run `serve` under, which must keep its pid: `strace -D`, `prlimit`.
     env
@@ -49,6 +51,7 @@ class Service(Server):
         port: int = 0,
         options: Sequence[Argument] = (),
         prefix: Sequence[Argument] = (),
+        flags: bool = True,
         env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -58,13 +61,13 @@ class Service(Server):
         if self.config_file is not None and config is not None:
             self.config_file.write_text(config, encoding="utf-8")
         self.env = dict(env or {})
-        self._place: list[Argument] = ["--storage", self.storage]
+        self._place: list[Argument] = ["--storage", self.storage] if flags else []
         if index is not None:
             self._place += ["--index", index]
         if self.config_file is not None:
             self._place += ["--config", self.config_file]
         self._serve: list[Argument] = [*prefix, *_COMMAND, "serve", *self._place]
-        self._serve += ["--bind", "127.0.0.1", "--port", str(port)]
+        self._serve += ["--bind", "127.0.0.1", "--port", str(port)] if flags else []
         if ae_title is not None:
             self._serve += ["--ae-title", ae_title]
         if unknown_devices is not None:

@@ -97,13 +97,16 @@ def test_refuse_rejects_unknown_devices_and_remembers_them(service: ServiceFacto
         "Calling AE Title Not Recognized",
     )
     running.wait_for_log(
-        "WARNING rejected association from STRANGER@127.0.0.1 to ANGIOVAULT: not a configured device "
-        "(calling AE title not recognised)"
+        "WARNING rejected association from STRANGER@127.0.0.1 to ANGIOVAULT: "
+        "calling AE title not recognised: not a configured device"
     )
     (seen,) = wait_until(lambda: refusals(running), "the refusal in the status")
     assert (seen["calling"], seen["address"], seen["called"]) == ("STRANGER", "127.0.0.1", "ANGIOVAULT")
     assert seen["reason"] == "calling AE title not recognised: not a configured device"
     assert "refused: STRANGER@127.0.0.1 to ANGIOVAULT" in running.cli("device", "list").stdout
+    running.env["LC_ALL"] = "zh_CN.UTF-8"
+    assert "不是已添加的设备" in running.cli("device", "list").stdout
+    assert "不是已添加的设备" in running.cli("status", check=False).stdout
     assert part10.collect(running.storage) == {}
 
 
@@ -170,8 +173,8 @@ def test_a_device_is_known_by_title_and_address_and_may_do_what_it_is_allowed(se
     assert "refused a presentation context of XWP@127.0.0.1 (workstation): CT Image Storage" in log
     assert "the device 'workstation' may not store" in log
     assert (
-        "rejected association from OFF@127.0.0.1 (switched off) to ANGIOVAULT: device 'switched off' may do nothing"
-        in log
+        "rejected association from OFF@127.0.0.1 (switched off) to ANGIOVAULT: "
+        "calling AE title not recognised: device 'switched off' may do nothing" in log
     )
 
 

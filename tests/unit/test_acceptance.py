@@ -8,6 +8,7 @@ from angiovault.config import Config, UnknownDevices
 from angiovault.devices import EVERYTHING, Device, Operation
 from angiovault.dimse.acceptance import Verdict, judge
 from angiovault.dimse.negotiation import APPLICATION_CONTEXT, Context, Proposal, ProposedContext
+from angiovault.reasons import Reason
 from harness.upper_layer import (
     COMMITMENT,
     CT_IMAGE,
@@ -67,7 +68,7 @@ def test_what_unknown_devices_may_do(policy: UnknownDevices, operations: set[Ope
 def test_unknown_devices_may_be_refused() -> None:
     verdict = judge(proposal(VERIFICATION), None, config(unknown_devices=UnknownDevices.REFUSE))
     assert verdict.reject == (1, 1, 3)
-    assert verdict.why == "not a configured device"
+    assert str(verdict.why) == "calling AE title not recognised: not a configured device"
 
 
 @pytest.mark.parametrize("operation", Operation)
@@ -76,14 +77,14 @@ def test_a_device_may_do_what_it_is_allowed_and_nothing_else(operation: Operatio
     verdict = judge(proposal(*CLASSES.values()), device, config(unknown_devices=UnknownDevices.ALL))
     assert allowed(verdict) == {operation}
     assert len(verdict.refused) == 5
-    assert all("the device 'room 1' may not " in words for words in verdict.refused)
+    assert all("the device 'room 1' may not " in str(why) for why in verdict.refused)
 
 
 def test_a_device_without_operations_is_refused() -> None:
     device = Device("room 1", "CALLER", ("127.0.0.1",), None, frozenset())
     verdict = judge(proposal(VERIFICATION), device, config(unknown_devices=UnknownDevices.ALL))
     assert verdict.reject == (1, 1, 3)
-    assert "room 1" in verdict.why
+    assert "room 1" in str(verdict.why)
 
 
 def test_the_called_ae_title_is_checked_when_that_is_wanted() -> None:
@@ -91,7 +92,7 @@ def test_the_called_ae_title_is_checked_when_that_is_wanted() -> None:
     assert judge(wrong, None, config()).reject is None
     verdict = judge(wrong, None, config(check_called_ae_title=True))
     assert verdict.reject == (1, 1, 7)
-    assert verdict.why == "calls 'OTHER', this archive is 'ANGIOVAULT'"
+    assert verdict.why == Reason.of("called-ae-title", called="OTHER", own="ANGIOVAULT")
     assert judge(proposal(VERIFICATION), None, config(check_called_ae_title=True)).reject is None
 
 
@@ -127,17 +128,17 @@ def test_a_refused_context_says_class_syntax_and_reason(context: ProposedContext
     verdict = judge(proposal(contexts=(context,)), None, config())
     assert [answer.result for answer in verdict.contexts] == [result]
     (refused,) = verdict.refused
-    assert words in refused
+    assert words in str(refused)
 
 
 def test_thousands_of_syntaxes_make_no_long_line() -> None:
     unknown = ProposedContext(1, "9" * 60000, (IMPLICIT,))
     (refused,) = judge(proposal(contexts=(unknown,)), None, config()).refused
-    assert refused == "9" * 64 + ": SOP class not supported"
+    assert str(refused) == "9" * 64 + ": SOP class not supported"
     unreadable = ProposedContext(1, CT_IMAGE, tuple("8" * 60000 for _ in range(1000)))
     (refused,) = judge(proposal(contexts=(unreadable,)), None, config()).refused
-    assert refused.endswith(", 992 more)")
-    assert len(refused) < 1000
+    assert str(refused).endswith(", 992 more)")
+    assert len(str(refused)) < 1000
 
 
 def test_several_contexts_of_a_class_are_answered_each() -> None:

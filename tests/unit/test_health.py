@@ -16,6 +16,7 @@ from angiovault.archive.archive import Archive
 from angiovault.config import Config
 from angiovault.health import Health
 from angiovault.indexurl import IndexURL
+from angiovault.reloading import Loading
 
 
 class Clock:
@@ -36,7 +37,8 @@ class Watched:
         self.archive = Archive(folder / "archive", IndexURL("sqlite", path=folder / "index"))
         self.archive.open()
         config = Config(ae_title="HYBRID-OR", bind="127.0.0.1")
-        self.health = Health(self.file, self.archive, config, 104, lambda: self.waiting, self.clock)
+        self.health = Health(self.file, self.archive, lambda: self.waiting, self.clock)
+        self.health.tell(config, 104, Loading(1, "abc"))
 
     def look(self, seconds: float = 5) -> dict[str, str]:
         """Look again after some time and return the problems in the file."""
@@ -62,6 +64,7 @@ def test_the_facts(watched: Watched) -> None:
         "bind": "127.0.0.1",
         "port": 104,
         "tls_port": 0,
+        "settings": {"serial": 1, "fingerprint": "abc", "problem": {}, "restart": []},
         "problems": {},
     }
     assert watched.file.stat().st_mode & 0o777 == 0o600
@@ -95,7 +98,7 @@ def test_a_storage_that_goes_and_comes(watched: Watched, caplog: pytest.LogCaptu
 
 def test_a_storage_that_never_came(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "archive", IndexURL("sqlite", path=tmp_path / "index"))
-    health = Health(tmp_path / "health.json", archive, Config(), 1, lambda: True)
+    health = Health(tmp_path / "health.json", archive, lambda: True)
     health.look()
     assert list(health.problems) == ["storage"]
 
@@ -168,7 +171,7 @@ def test_a_file_that_cannot_be_written_is_logged_once(
     watched: Watched, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "gone"
-    health = Health(folder / "health.json", watched.archive, Config(), 1, lambda: False, watched.clock)
+    health = Health(folder / "health.json", watched.archive, lambda: False, watched.clock)
     for _ in range(3):
         watched.clock.now += 5
         health.look()
@@ -199,7 +202,7 @@ def test_a_database_that_is_not_set_up_is_not_tried(tmp_path: Path) -> None:
         archive.store.create()
         archive.open()
         clock = Clock()
-        health = Health(tmp_path / "health.json", archive, Config(), 1, lambda: True, clock)
+        health = Health(tmp_path / "health.json", archive, lambda: True, clock)
         for _ in range(3):
             clock.now += 60
             health.look()

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from angiovault.archive import refusals
+from angiovault.archive import contacts, refusals
 from angiovault.archive.archive import Archive
 from angiovault.config import load
 from angiovault.devices import Device, DeviceBook
 from angiovault.dimse.negotiation import encode_reject
 from angiovault.inifile import ConfigError
 from angiovault.panel.place import Place
+from angiovault.reasons import Reason
 from angiovault.service import archive_of
 from harness.panel import Client
 from harness.processes import free_port
@@ -123,9 +124,11 @@ def archive(settings: Path) -> Iterator[Archive]:
 
 def test_who_was_refused_is_listed(client: Client, archive: Archive) -> None:
     book = refusals.Book(archive)
-    book.note("192.168.1.9", "<b>XWP</b>", "VAULT", "calling AE title not recognised")
+    book.note("192.168.1.9", "<b>XWP</b>", "VAULT", Reason.of("device-may-nothing", device="<i>"))
     book.flush()
     [refused] = client.get("/api/devices")["refusals"]
+    assert "device '<i>' may do nothing" in refused["reason"]["en"]
+    assert "设备“<i>”不可进行任何操作" in refused["reason"]["zh"]
     assert (refused["calling"], refused["address"], refused["times"]) == ("<b>XWP</b>", "192.168.1.9", 1)
 
 
@@ -136,14 +139,27 @@ def test_without_an_archive_the_devices_are_there_all_the_same(client: Client) -
     assert "marker" in found["away"]
 
 
-def test_the_last_contact_of_a_device_stands_in_the_log(client: Client, settings: Path, tmp_path: Path) -> None:
-    settings.write_text(settings.read_text() + f"[log]\nlog-file = {tmp_path}/log\n")
-    (tmp_path / "log").write_text(
-        "2026-11-22 15:29:04 INFO association of ZEEGO@192.168.1.20 (zeego) with VAULT: 1 echo; released after 0.1 s\n"
-    )
+def test_the_last_contact_of_a_device_is_told_by_operation(client: Client, archive: Archive) -> None:
     client.post("/api/devices/add", GOOD)
-    contact = client.get("/api/devices")["contacts"]["zeego"]
-    assert (contact["time"], contact["tally"]) == ("2026-11-22 15:29:04", {"echo": 1})
+    book = contacts.Book(archive)
+    who = ("ZEEGO", "192.168.1.20", "VAULT")
+    # Before it was known, as another caller of that title, and under its name.
+    book.note(contacts.Ended(*who, "", "released", asked={"echo": contacts.Asked("2026-11-20T08:00:00Z", 0)}))
+    book.note(
+        contacts.Ended(
+            "ZEEGO", "192.168.1.9", "VAULT", "", "released", asked={"find": contacts.Asked("2026-11-21T08:00:00Z", 0)}
+        )
+    )
+    sent = {"store": contacts.Asked("2026-11-22T08:00:00Z", 0xA700, 3)}
+    book.note(contacts.Ended(*who, "zeego", "aborted", {"stored": 3, "refused": 1}, sent))
+    book.flush()
+    found = client.get("/api/devices")["contacts"]["zeego"]
+    assert [(item["operation"], item["last"][:10], item["status"], item["instances"]) for item in found] == [
+        ("store", "2026-11-22", 0xA700, 3),
+        ("echo", "2026-11-20", 0, 0),
+    ]
+    [last, *_] = contacts.last_associations(archive.index, 5)
+    assert (last["device"], last["ending"], last["tally"]) == ("zeego", "aborted", {"stored": 3, "refused": 1})
 
 
 # --- Echo -----------------------------------------------------------------------------------------------------------

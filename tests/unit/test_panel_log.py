@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from angiovault.panel import loglines
-from angiovault.panel.contacts import Recent, associations, last_of_devices
+from angiovault.panel.loglines import LastError
 from angiovault.panel.place import Place
 from harness.panel import Client
 
@@ -118,25 +118,19 @@ def test_a_path_of_the_storage_hides_nothing_behind_it() -> None:
     assert "LI SI" not in loglines.without_names(line, STORAGE)
 
 
-def test_associations_are_read_from_the_log(log: Path) -> None:
-    found = associations(loglines.last_records(log, "", "", 100)[0])
-    assert [(item["calling"], item["address"], item["device"], item["ok"]) for item in found] == [
-        ("ZEEGO", "192.168.1.20", "zeego", True),
-        ("OTHER", "fe80::1", "", False),
-    ]
-    assert found[0]["tally"] == {"stored": 2, "bytes": 21402370, "duplicate": 1, "echo": 1}
-    assert found[1]["tally"] == {}
-    assert last_of_devices(log)["zeego"]["time"] == "2026-11-22 15:29:04"
+def test_the_last_error_is_looked_for_again_when_the_log_changes(log: Path) -> None:
+    last = LastError()
 
+    def text() -> str:
+        return (last.look(log) or {"text": ""})["text"]
 
-def test_what_happened_last_is_read_again_when_the_log_changes(log: Path) -> None:
-    recent = Recent()
-    assert recent.look(log, 5)["last_error"]["text"].startswith("a query of XWP")
+    assert text().startswith("a query of XWP")
     with log.open("a") as file:
-        file.write("2026-11-22 15:30:00 ERROR something else\n")
-    assert recent.look(log, 5)["last_error"]["text"] == "something else"
+        file.write("2026-11-22 15:30:00 ERROR something else\n2026-11-22 15:30:00 INFO well\nno record\n")
+    assert text() == "something else"
     log.unlink()
-    assert recent.look(log, 5) == {"associations": [], "last_error": None}
+    assert last.look(log) is None
+    assert last.look(None) is None
 
 
 def test_the_page_answers_with_and_without_a_log(tmp_path: Path, log: Path) -> None:

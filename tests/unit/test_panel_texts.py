@@ -8,12 +8,14 @@ import pytest
 from angiovault.archive.commitments import DELIVERED, GIVEN_UP, WAITING
 from angiovault.config import SETTINGS
 from angiovault.devices import CHARACTER_SETS, DEVICE_SETTINGS, Operation
+from angiovault.dimse import endings
 from angiovault.jobs.book import ACTIVE, AGAIN, DONE, KINDS
 from angiovault.panel.pages import PAGES
 from angiovault.panel.rules import rule_of
 from angiovault.panel.settings_form import FIELDS
 from angiovault.panel.texts import TABLES, language
 
+ENDINGS = {value for name, value in vars(endings).items() if name.isupper()}
 PANEL = resources.files("angiovault.panel")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # A key in single or double quotes after t(, said(, Refused(…, or `key = …`.
@@ -56,7 +58,6 @@ def test_everything_that_is_said_has_words() -> None:
     used |= {f"wrong.{rule_of(row.kind)['kind']}" for row in DEVICE_SETTINGS}
     states = "well problems starting stopping stopped needs-set-up share-missing share-denied configuration port"
     used |= {f"state.{name}{end}" for name in [*states.split(), "failing", "unknown"] for end in ("", ".do")}
-    used |= {f"problem.{kind}" for kind in ("storage", "disk", "database", "commitment", "archive")}
     used |= {f"job.kind.{kind}" for kind in KINDS} | {"job.kind.import-move"}
     used |= {f"job.state.{state}" for state in (*ACTIVE, *AGAIN, DONE)}
     counts = "stored duplicate conflict done-before skipped failed indexed sound damaged missing sent"
@@ -64,13 +65,22 @@ def test_everything_that_is_said_has_words() -> None:
     parts = ("button", "title", "text", "start")
     used |= {f"{kind}.{part}" for kind in ("import", "verify", "reindex") for part in parts}
     used |= {f"commitment.state.{state.replace(' ', '-')}" for state in (WAITING, DELIVERED, GIVEN_UP)}
+    used |= {f"problem.{kind}" for kind in ("storage", "disk", "database", "commitment", "archive", "settings")}
+    used |= {f"contact.{operation}" for operation in Operation} | {"contact.rejected"}
+    used |= {f"ending.{word}" for word in ENDINGS - {endings.RELEASED}}
     assert used - set(TABLES["en"]) == set()
+
+
+def test_every_field_has_help() -> None:
+    for table in TABLES.values():
+        assert not [name for name in FIELDS if f"help.{name}" not in table]
+        assert not [row.name for row in DEVICE_SETTINGS if f"help.device.{row.name}" not in table]
 
 
 def test_no_words_are_there_for_nothing() -> None:
     text = "".join(sources(".js").values()) + "".join(sources(".py").values())
     families = r"job|import|verify|reindex|commitment|state|problem|setting|help|operation|charset|unknown|level|"
-    families += r"wrong|tally|device|page|index|help\.device"
+    families += r"wrong|tally|device|page|index|help\.device|ending|contact"
     for key in TABLES["en"]:
         assert f'"{key}"' in text or re.match(rf"({families})\.", key), f"nobody says {key}"
 

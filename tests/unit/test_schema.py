@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pymysql
 import pytest
 
-from angiovault.archive import models, schema
+from angiovault.archive import models, refusals, schema
 from angiovault.archive.index import Index, IndexUnavailable, SchemaTooNew, WrongArchive
 from angiovault.indexurl import IndexURL
 from harness.mariadb import MariaDB
@@ -30,6 +30,8 @@ def _columns() -> dict[str, dict[str, str]]:
         if match := re.match(r"CREATE TABLE (\w+) \((.*)\) ENGINE=", text):
             parts = re.split(r",\s*(?![^(]*\))", match[2])
             tables[match[1]] = dict(part.split(" ", 1) for part in parts if not part.startswith("PRIMARY KEY"))
+        if match := re.match(r"ALTER TABLE (\w+) ADD COLUMN (\w+) (.*)$", text):
+            tables[match[1]][match[2]] = match[3]
     return tables
 
 
@@ -141,6 +143,7 @@ def test_models_and_tables_have_the_same_columns() -> None:
 
 # --- Migrations -----------------------------------------------------------------------------------------------------
 
+LATEST = len(schema.MIGRATIONS)
 NEXT = ("ALTER TABLE study ADD COLUMN extra {INT} DEFAULT 7", "CREATE INDEX study_extra ON study (extra)")
 
 
@@ -163,7 +166,7 @@ def test_a_further_migration_runs_once_and_keeps_what_is_there(
     first.open("a" * 32, complete=True)
     with first.session():
         models.Refusal.insert(
-            digest="d", address="a", calling="c", called="c", reason="r", first_time="", last_time="", times=1
+            digest="d", address="a", calling="c", called="c", code="", reason="r", first_time="", last_time="", times=1
         ).execute()
     first.close()
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT))
@@ -172,7 +175,7 @@ def test_a_further_migration_runs_once_and_keeps_what_is_there(
     for _ in range(2):
         second = index()
         second.open("a" * 32)
-        assert _version(second) == "2"
+        assert _version(second) == str(LATEST + 1)
         assert not second.incomplete
         with second.session() as database:
             assert models.Refusal.select().count() == 1
@@ -180,12 +183,32 @@ def test_a_further_migration_runs_once_and_keeps_what_is_there(
         second.close()
 
 
+def test_refusals_of_the_first_version_keep_their_words(
+    index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        first = index()
+        first.open("a" * 32, complete=True)
+        with first.session() as database:
+            database.execute_sql(
+                "INSERT INTO refusal (digest, address, calling, called, reason, first_time, last_time, times) "
+                "VALUES ('d', '192.0.2.1', 'XWP', 'VAULT', 'not a configured device', '', '', 3)"
+            )
+        first.close()
+    second = index()
+    second.open("a" * 32)
+    (kept,) = refusals.listed(second)
+    assert (kept["reason"], kept["reason_zh"], kept["times"]) == (*["not a configured device"] * 2, 3)
+    second.close()
+
+
 def test_a_newer_schema_is_refused(index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT))
         index().open("a" * 32)
     for use in (lambda one: one.open("a" * 32), lambda one: one.inspect("a" * 32)):
-        with pytest.raises(SchemaTooNew, match="has schema 2, this version of AngioVault knows 1: install the newer"):
+        with pytest.raises(SchemaTooNew, match=f"has schema {LATEST + 1}, this version of AngioVault knows {LATEST}: "):
             use(index())
 
 
@@ -258,7 +281,7 @@ def test_a_further_migration_that_was_cut_off_is_finished(
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT))
     again = Index(url)
     with again.session() as database:
-        database.execute_sql(schema.statements("mysql", 2)[0])
+        database.execute_sql(schema.statements("mysql", LATEST + 1)[0])
     again.open("a" * 32)
-    assert _version(again) == "2"
+    assert _version(again) == str(LATEST + 1)
     again.close()

@@ -11,13 +11,15 @@ from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, server, verification
 from angiovault.dimse.association import Association
+from angiovault.dimse.listeners import Opening
 from angiovault.dimse.messages import Message
-from angiovault.dimse.server import Server
+from angiovault.dimse.server import Server, Terms
+from angiovault.reasons import Reason
 from harness.dcmtk import Peer
 from harness.upper_layer import ABORT, CT_IMAGE, RJ, RawPeer, associate_rq, data_set
 from harness.waiting import wait_until
 
-Refusal = tuple[str, str, str, str]
+Refusal = tuple[str, str, str, Reason]
 
 
 def fail(association: Association, message: Message) -> None:
@@ -32,8 +34,14 @@ class Running:
         self.refusals: list[Refusal] = []
         config = dataclasses.replace(Config(), **settings)  # type: ignore[arg-type]
         handlers = {messages.C_ECHO_RQ: verification.answer, messages.C_STORE_RQ: fail}
-        self.server = Server(config, DeviceBook(None), handlers, lambda *refusal: self.refusals.append(refusal))
-        self.peer = Peer("127.0.0.1", self.server.listen("127.0.0.1", 0), "ANGIOVAULT")
+        self.ended: list[str] = []
+        self.server = Server(
+            DeviceBook(None),
+            lambda *refusal: self.refusals.append(refusal),
+            lambda _, how: self.ended.append(how),
+        )
+        (port,) = self.server.serve(Terms(config, handlers), [Opening("127.0.0.1", 0)])
+        self.peer = Peer("127.0.0.1", port, "ANGIOVAULT")
         stack.callback(self.server.stop, 10)
 
     def connect(self) -> RawPeer:
@@ -69,7 +77,7 @@ def test_the_association_idle_the_longest_makes_room(
     assert [peer.echo() for peer in (first, third, fourth)] == [0, 0, 0]
     wait_until(lambda: "to make room for another association" in caplog.text, "a line in the log")
     assert [len(refusal) for refusal in full.refusals] == [4]
-    assert full.refusals[0][3] == "local limit exceeded: 3 associations are open already"
+    assert str(full.refusals[0][3]) == "local limit exceeded: 3 associations are open already"
 
 
 def test_a_busy_association_never_makes_room(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +104,7 @@ def test_an_association_that_a_failing_service_ends_is_aborted_and_logged(
     wait_until(lambda: "serving 127.0.0.1 failed" in caplog.text, "a line in the log")
     assert "RuntimeError: on purpose" in caplog.text
     assert "aborted by an internal error" in caplog.text
+    wait_until(lambda: failing.ended == ["failed"], "the end to be told")
 
 
 def test_a_report_goes_to_an_association_only_after_it_was_accepted(running: Callable[..., Running]) -> None:

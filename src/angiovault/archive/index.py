@@ -51,7 +51,7 @@ class Index(Database):
     """The index of one archive."""
 
     def clear(self) -> None:
-        """Forget every instance (not the commitments or refusals), to be indexed anew.
+        """Forget every instance (not commitments, refusals and contacts), to be indexed anew.
 
         Raises
         ------

@@ -143,10 +143,46 @@ class Refusal(Model):
     address = CharField()
     calling = CharField()
     called = CharField()
+    code = CharField()
     reason = TextField()
     first_time = CharField()
     last_time = CharField()
     times = IntegerField()
 
 
-ALL = (Archive, Patient, PatientName, Study, StudyPerson, Series, Folder, Instance, Commitment, Refusal)
+class Contact(Model):
+    """What a caller asked for: the first and the last time, and the result of the last."""
+
+    id = AutoField()
+    digest = CharField()
+    calling = CharField()
+    address = CharField()
+    device = CharField()
+    operation = CharField()
+    first_time = CharField()
+    last_time = CharField()
+    status = IntegerField()
+    instances = IntegerField()
+    times = IntegerField()
+
+
+class PastAssociation(Model):
+    """One of the last associations."""
+
+    id = AutoField()
+    time = CharField()
+    calling = CharField()
+    address = CharField()
+    called = CharField()
+    device = CharField()
+    ending = CharField()
+    tally = TextField()
+
+    class Meta:
+        """Table name."""
+
+        table_name = "past_association"
+
+
+_WHAT_IS_KEPT = (Archive, Patient, PatientName, Study, StudyPerson, Series, Folder, Instance)
+ALL = (*_WHAT_IS_KEPT, Commitment, Refusal, Contact, PastAssociation)

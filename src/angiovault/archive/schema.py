@@ -92,6 +92,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE UNIQUE INDEX refusal_digest ON refusal (digest)",
         "CREATE INDEX refusal_last_time ON refusal (last_time)",
     ),
+    (
+        # Without a code the reason is a sentence of an earlier version, else the values for the code's placeholders.
+        "ALTER TABLE refusal ADD COLUMN code {CODE} DEFAULT ''",
+        # Of each caller what it asked for last, and the last associations.
+        "CREATE TABLE contact (id {SERIAL}, digest {HASH}, calling {CODE}, address {CODE}, device {KEY}, "
+        "operation {CODE}, first_time {CODE}, last_time {CODE}, status {INT}, instances {INT}, times {INT}){OPTIONS}",
+        "CREATE UNIQUE INDEX contact_digest ON contact (digest)",
+        "CREATE INDEX contact_last_time ON contact (last_time)",
+        "CREATE TABLE past_association (id {SERIAL}, time {CODE}, calling {CODE}, address {CODE}, called {CODE}, "
+        "device {KEY}, ending {CODE}, tally {TEXT}){OPTIONS}",
+    ),
 )
 """Migration 1 is the first; a statement once released never changes, a change is a further migration."""
 

@@ -47,23 +47,33 @@ class Scrubber:
 
     def __init__(self, archive: Archive, every_days: int, rate: float) -> None:
         self._archive = archive
-        self._every = every_days * _DAY
-        self._rate = rate
         self._stop = threading.Event()
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduled check", daemon=True)
+        self.change(every_days, rate)
 
     def start(self) -> None:
-        """Begin, unless it is switched off."""
-        if self._every:
-            self._thread.start()
+        """Begin; while it is switched off it only waits."""
+        self._woken.clear()
+        self._thread.start()
+
+    def change(self, every_days: int, rate: float) -> None:
+        """Go on with another schedule and rate, from the next file on."""
+        self._every, self._pace = every_days * _DAY, Pace(rate)
+        self._woken.set()
 
     def stop(self) -> None:
         """Stop at the next file."""
         self._stop.set()
+        self._woken.set()
 
     def _run(self) -> None:
         pause = 1.0
-        while not self._stop.wait(pause):
+        while True:
+            self._woken.wait(pause if self._every else None)
+            self._woken.clear()
+            if self._stop.is_set():
+                return
             pause = _LOOK_EVERY
             try:
                 self._archive.check()
@@ -76,6 +86,8 @@ class Scrubber:
                 log.exception("the scheduled check failed, next try in an hour")
 
     def _is_due(self) -> bool:
+        if not self._every:
+            return False
         state = self.read_state(self._archive)
         return not state.get("finished") or time.time() - state["began"] >= self._every
 
@@ -84,16 +96,15 @@ class Scrubber:
         state = self.read_state(self._archive)
         if not state or state["finished"]:
             state = _State(began=time.time(), after="", files=0, damaged=state.get("damaged", []), finished=0)
-        pace = Pace(self._rate)
         saved = time.monotonic()
         after, passed = state["after"], not state["after"]
         for place in self._archive.store.instance_files():
-            if self._stop.is_set():
+            if self._stop.is_set() or not self._every:
                 break
             if not passed:
                 passed = str(place) == after
                 continue
-            self._check(place, state, pace)
+            self._check(place, state)
             if time.monotonic() - saved > _SAVE_EVERY:
                 self._save(state)
                 saved = time.monotonic()
@@ -104,8 +115,8 @@ class Scrubber:
             log.info("scheduled check: %d files read, %d damaged", state["files"], len(state["damaged"]))
         self._save(state)
 
-    def _check(self, place: PurePosixPath, state: _State, pace: Pace) -> None:
-        finding = check_file(self._archive.store, place, pace)
+    def _check(self, place: PurePosixPath, state: _State) -> None:
+        finding = check_file(self._archive.store, place, self._pace)
         state["damaged"] = [text for text in state["damaged"] if text != str(place)]
         if finding.problem:
             self._archive.check()  # not when the whole storage has gone away

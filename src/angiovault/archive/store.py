@@ -54,7 +54,7 @@ class Store:
         self.expected_id = expected_id
         self.private = root / PRIVATE_FOLDER
         self.incoming = IncomingFolder(self.private / "incoming")
-        self._min_free = min_free
+        self.min_free = min_free
         self._lock = threading.Lock()
         self._durable: set[Path] = set()
         self._marker_seen: tuple[int, ...] = ()
@@ -160,7 +160,7 @@ class Store:
         """Return (bytes that may still be used, size of the volume in bytes)."""
         volume = os.statvfs(self.root)
         total = volume.f_blocks * volume.f_frsize
-        reserve = min(self._min_free, total // 100)
+        reserve = min(self.min_free, total // 100)
         return volume.f_bavail * volume.f_frsize - reserve, total
 
     # ---- taking in

@@ -24,6 +24,7 @@ from angiovault.dimse.negotiation import (
     ProposedContext,
 )
 from angiovault.dimse.wire import SMALLEST_PEER_PDU
+from angiovault.reasons import Reason
 
 COMBINED_DATETIME: Final = 1
 _MOST_SHOWN: Final = 8
@@ -39,20 +40,20 @@ class Verdict:
     ----------
     reject : tuple[int, int, int], optional
         (result, source, reason) of a rejection.
-    why : str
-        The rejection in words for the log and the administrator.
+    why : Reason, optional
+        The reason of the rejection for the log and the administrator.
     contexts : tuple[Context, ...]
         The answered presentation contexts.
-    refused : tuple[str, ...]
-        What was refused within an accepted association, and why, in words.
+    refused : tuple[Reason, ...]
+        What was refused within an accepted association, and why.
     extended : Mapping[str, bytes]
         Extended negotiation answers.
     """
 
     reject: tuple[int, int, int] | None = None
-    why: str = ""
+    why: Reason | None = None
     contexts: tuple[Context, ...] = ()
-    refused: tuple[str, ...] = ()
+    refused: tuple[Reason, ...] = ()
     extended: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -69,30 +70,34 @@ def judge(proposal: Proposal, device: Device | None, config: Config) -> Verdict:
         The settings in force.
     """
     if not proposal.protocol_version & PROTOCOL_VERSION:
-        return Verdict((1, 2, 2), f"protocol version {proposal.protocol_version:#06x} is not version 1")
+        version = f"{proposal.protocol_version:#06x}"
+        return Verdict((1, 2, 2), Reason.of("protocol-version", version=version))
     if proposal.application_context != APPLICATION_CONTEXT:
-        return Verdict((1, 1, 2), f"application context {proposal.application_context[:64]!r} is not DICOM's")
+        return Verdict((1, 1, 2), Reason.of("application-context", uid=proposal.application_context[:64]))
     if config.check_called_ae_title and proposal.called != config.ae_title:
-        return Verdict((1, 1, 7), f"calls {proposal.called!r}, this archive is {config.ae_title!r}")
+        return Verdict((1, 1, 7), Reason.of("called-ae-title", called=proposal.called, own=config.ae_title))
     operations = allowed(device, config.unknown_devices)
     if not operations:
-        why = f"device {device.name!r} may do nothing" if device else "not a configured device"
-        return Verdict((1, 1, 3), why)
+        return Verdict((1, 1, 3), _nothing(device))
     if 0 < proposal.max_pdu < SMALLEST_PEER_PDU:
-        return Verdict((1, 1, 1), f"maximum PDU length {proposal.max_pdu} is less than {SMALLEST_PEER_PDU}")
+        return Verdict((1, 1, 1), Reason.of("max-pdu", length=proposal.max_pdu, least=SMALLEST_PEER_PDU))
     contexts, refused = [], []
     for proposed in proposal.contexts:
         context, why = _context(proposed, proposal, operations, device)
         contexts.append(context)
-        if why:
-            refused.append(f"{sop_classes.name(proposed.abstract_syntax)}: {why}")
-    return Verdict(None, "", tuple(contexts), tuple(refused), _extended(proposal, contexts))
+        if why is not None:
+            refused.append(why)
+    return Verdict(None, None, tuple(contexts), tuple(refused), _extended(proposal, contexts))
+
+
+def _nothing(device: Device | None) -> Reason:
+    return Reason.of("device-may-nothing", device=device.name) if device else Reason.of("not-a-device")
 
 
 def _context(
     proposed: ProposedContext, proposal: Proposal, operations: frozenset[Operation], device: Device | None
-) -> tuple[Context, str]:
-    """Return the answer to one proposed context, and why it is refused, '' when it is not."""
+) -> tuple[Context, Reason | None]:
+    """Return the answer to one proposed context, and why it is refused, None when it is not."""
     uid = proposed.abstract_syntax
     scu, scp = proposal.roles.get(uid, (True, False))
     syntax = sop_classes.choose_for_messages(proposed.transfer_syntaxes)
@@ -106,14 +111,14 @@ def _context(
         scu, scp = scu and Operation.STORE in operations, scp and Operation.GET in operations
         permitted = scu or scp
     else:
-        return _refuse(proposed, ABSTRACT_SYNTAX_NOT_SUPPORTED, "SOP class not supported")
+        return _refuse(proposed, ABSTRACT_SYNTAX_NOT_SUPPORTED, "sop-class")
     if not permitted:
-        who = f"the device {device.name!r}" if device else "a caller that is no configured device"
-        return _refuse(proposed, USER_REJECTION, f"{who} may not {needed}")
+        if device:
+            return _refuse(proposed, USER_REJECTION, "device-may-not", device=device.name, operation=str(needed))
+        return _refuse(proposed, USER_REJECTION, "unknown-may-not", operation=str(needed))
     if not syntax:
-        why = f"no transfer syntax of those offered ({_offer(proposed)})"
-        return _refuse(proposed, TRANSFER_SYNTAXES_NOT_SUPPORTED, why)
-    return Context(proposed.context_id, uid, syntax, ACCEPTED, scu, scp), ""
+        return _refuse(proposed, TRANSFER_SYNTAXES_NOT_SUPPORTED, "transfer-syntax", offered=_offer(proposed))
+    return Context(proposed.context_id, uid, syntax, ACCEPTED, scu, scp), None
 
 
 def _offer(proposed: ProposedContext) -> str:
@@ -122,7 +127,8 @@ def _offer(proposed: ProposedContext) -> str:
     return ", ".join(shown + ([f"{more} more"] if more else [])) or "none"
 
 
-def _refuse(proposed: ProposedContext, result: int, why: str) -> tuple[Context, str]:
+def _refuse(proposed: ProposedContext, result: int, code: str, **values: str) -> tuple[Context, Reason]:
+    why = Reason.of(code, sop_class=sop_classes.name(proposed.abstract_syntax), **values)
     return Context(proposed.context_id, proposed.abstract_syntax, "", result), why
 
 

@@ -57,6 +57,8 @@ class Association:
         self.requested_by_us = requested_by_us
         self.contexts = {context.context_id: context for context in contexts if context.result == ACCEPTED}
         self.tally: Counter[str] = Counter()
+        self.requests: dict[int, tuple[float, int | None]] = {}
+        """Command Field -> when the last such request of the peer came (time.time()), and the status of the answer."""
         self.idle_since = time.monotonic()
         self.busy = False
         self._lock = threading.Lock()
@@ -131,6 +133,8 @@ class Association:
         **counts: int,
     ) -> None:
         """Send a response to a request, see `messages.response`; with `hold` it may leave with the next message."""
+        if message.command.field in self.requests:
+            self.requests[message.command.field] = (self.requests[message.command.field][0], status)
         elements = messages.response(message.command, status, data_set=data is not None, comment=comment, **counts)
         self.wire.send_message(message.context_id, messages.encode(elements), data, hold=hold)
 

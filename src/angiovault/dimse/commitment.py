@@ -175,6 +175,10 @@ class Worker:
         """Begin to work, with what an earlier run left in the queue first."""
         self._thread.start()
 
+    def use(self, config: Config) -> None:
+        """Go on with other settings."""
+        self._config = config
+
     def wake(self) -> None:
         """Tell that there is a new request."""
         self._unreachable.clear()

@@ -6,20 +6,19 @@ One thread serves one connection. Nothing polls: an idle association costs a blo
 from __future__ import annotations
 
 import contextlib
-import errno
 import ipaddress
 import logging
-import resource
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
-from angiovault.dimse import messages, negotiation, sop_classes
+from angiovault.dimse import endings, file_limit, messages, negotiation, sop_classes
 from angiovault.dimse.acceptance import Verdict, judge
 from angiovault.dimse.association import Association
 from angiovault.dimse.endings import (
@@ -30,38 +29,58 @@ from angiovault.dimse.endings import (
     Released,
     TimedOut,
 )
+from angiovault.dimse.listeners import Listeners, Opening
 from angiovault.dimse.messages import Message
 from angiovault.dimse.negotiation import Proposal
 from angiovault.dimse.tls import TlsConnection
 from angiovault.dimse.wire import A_ASSOCIATE_RQ, Wire
+from angiovault.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Association, Message], None]
-Refused = Callable[[str, str, str, str], None]
+Refused = Callable[[str, str, str, Reason], None]
 """Called with address, calling AE title, called AE title and reason of a refusal."""
+Ended = Callable[[Association, str], None]
+"""Called with an association that has ended and how, as one word of `endings`; also with one that is rejected."""
 
-_BACKLOG: Final = 256
-_FEWEST_NEWCOMERS: Final = 100
 _MAY_BE_EVICTED_AFTER: Final = 30.0
 _UNEXPECTED_PDU: Final = 2
 _LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
 _STOPPED: Final = "stopped"
 
-_OWN_FILES: Final = 64
-_FILES_PER_ASSOCIATION: Final = 8
-"""Its socket, the instance's file and folder, and what a database connection takes."""
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """By what an association is served from its beginning to its end.
+
+    Attributes
+    ----------
+    config : Config
+        The settings that were in force when it began.
+    handlers : Mapping[int, Handler]
+        Command Field -> service that answers such a request.
+    """
+
+    config: Config
+    handlers: Mapping[int, Handler]
 
 
 class _Connection:
-    """A connection and how far it has come."""
+    """A connection, the terms it came under, and how far it has come."""
 
-    def __init__(self, connection: socket.socket, peer: str) -> None:
+    def __init__(self, connection: socket.socket, peer: str, terms: Terms) -> None:
         self.socket: socket.socket | TlsConnection = connection
         self.peer = peer
+        self.handlers = terms.handlers
+        self.config = terms.config
         self.since = time.monotonic()
         self.association: Association | None = None
         self.is_cut = False
+
+    def artim_left(self) -> float:
+        """Return the seconds left for the association to be requested, always some."""
+        return max(0.01, self.since + self.config.artim_timeout - time.monotonic())
 
     def silence(self) -> float:
         """Return for how many seconds the association has been idle, 0 when it is not."""
@@ -87,70 +106,47 @@ class Server:
 
     Parameters
     ----------
-    config : Config
-        The settings in force.
     devices : DeviceBook
         The configured devices.
-    handlers : Mapping[int, Handler]
-        Command Field -> service that answers such a request.
     on_refusal : Refused
         Is told who was refused and why.
+    on_end : Ended
+        Is told of each association that has ended.
     """
 
-    def __init__(
-        self, config: Config, devices: DeviceBook, handlers: Mapping[int, Handler], on_refusal: Refused
-    ) -> None:
-        self._config = config
+    def __init__(self, devices: DeviceBook, on_refusal: Refused, on_end: Ended) -> None:
         self._devices = devices
-        self._handlers = handlers
         self._on_refusal = on_refusal
+        self._on_end = on_end
         self._lock = threading.Lock()
-        self._listeners: list[socket.socket] = []
+        self._listeners = Listeners(self._take, lambda: self._make_room_for_newcomers(0))
         self._connections: dict[_Connection, threading.Thread] = {}
-        self._most, self._most_newcomers = config.max_associations, _FEWEST_NEWCOMERS
+        self._terms: Terms | None = None
+        self._most = self._most_newcomers = 0
         self._stopped = threading.Event()
 
     # ---- listening
 
-    def listen(self, address: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listen on an address and return the port; connections are served from now on.
+    def serve(self, terms: Terms, openings: Sequence[Opening]) -> tuple[int, ...]:
+        """Listen there and nowhere else, and serve who comes from now on by these terms; return the ports.
+
+        Associations that run go on, by the terms and through the port that they began with.
 
         Raises
         ------
-        OSError
-            When the address or port cannot be had.
+        CannotListen
+            When an address or port cannot be had; then everything is as it was.
         """
-        self._most, self._most_newcomers = _limits(self._config.max_associations)
-        listener = socket.create_server(
-            (address, port),
-            family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-            backlog=_BACKLOG,
-            dualstack_ipv6=address == "::" and socket.has_dualstack_ipv6(),
-        )
-        self._listeners.append(listener)
-        threading.Thread(target=self._accept, args=(listener, tls), name="listener", daemon=True).start()
-        return int(listener.getsockname()[1])
 
-    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        problem = ""
-        with listener:
-            while not self._stopped.is_set():
-                try:
-                    connection, address = listener.accept()
-                    problem = ""
-                except ConnectionAbortedError:  # gone before it was its turn
-                    continue
-                except OSError as error:
-                    if self._stopped.is_set():
-                        return
-                    if str(error) != problem:
-                        log.error("cannot accept connections: %s", error)
-                    problem = str(error)
-                    if error.errno in (errno.EMFILE, errno.ENFILE):
-                        self._make_room_for_newcomers(0)
-                    self._stopped.wait(0.1)
-                    continue
-                self._start(_Connection(connection, _plain_address(address[0])), tls)
+        def use() -> None:
+            self._most, self._most_newcomers = file_limit.make_room_for(terms.config.max_associations)
+            self._terms = terms
+
+        return self._listeners.change(openings, use)
+
+    def _take(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
+        assert self._terms is not None, "there are terms before there are listeners"
+        self._start(_Connection(connection, _plain_address(address), self._terms), tls)
 
     def _start(self, connection: _Connection, tls: ssl.SSLContext | None) -> None:
         self._make_room_for_newcomers(self._most_newcomers - 1)
@@ -187,9 +183,7 @@ class Server:
             Whether all was finished within `timeout` seconds.
         """
         self._stopped.set()
-        for listener in self._listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`, which closing does not
+        self._listeners.close()
         with self._lock:
             open_now = dict(self._connections)
         for connection in open_now:
@@ -211,10 +205,10 @@ class Server:
         try:
             if tls is not None and not self._secure(connection, tls):
                 return
-            wire = Wire(connection.socket, self._config.max_pdu, self._config.artim_timeout)
+            wire = Wire(connection.socket, connection.config.max_pdu, connection.config.artim_timeout)
             association = self._establish(connection, wire)
             if association is not None:
-                self._converse(association)
+                self._converse(connection, association)
         except Exception:
             log.exception("serving %s failed", connection.peer)
         finally:
@@ -226,7 +220,7 @@ class Server:
         """Make it a TLS connection; return whether that worked."""
         assert isinstance(connection.socket, socket.socket)
         try:
-            connection.socket.settimeout(self._config.artim_timeout)
+            connection.socket.settimeout(connection.config.artim_timeout)
             if not connection.socket.recv(1, socket.MSG_PEEK):
                 raise ConnectionResetError
         except (ConnectionError, TimeoutError) as error:
@@ -234,31 +228,28 @@ class Server:
             return False
         try:
             connection.socket = secured = TlsConnection(connection.socket, tls)
-            secured.handshake(self._artim_left(connection))
+            secured.handshake(connection.artim_left())
         except OSError as error:
             log.warning("refused TLS with %s: %s", connection.peer, error)
-            self._on_refusal(connection.peer, "", "", f"TLS: {error}")
+            self._on_refusal(connection.peer, "", "", Reason.of("tls", error=error))
             return False
         return True
 
-    def _artim_left(self, connection: _Connection) -> float:
-        return max(0.01, connection.since + self._config.artim_timeout - time.monotonic())
-
     def _log_silence(self, connection: _Connection, timed_out: bool) -> None:
         if timed_out:
-            log.warning("%s connected and asked for nothing in %d s", connection.peer, self._config.artim_timeout)
+            log.warning("%s connected and asked for nothing in %d s", connection.peer, connection.config.artim_timeout)
         else:
             log.debug("%s connected and left without a word", connection.peer)  # a health check
 
     def _establish(self, connection: _Connection, wire: Wire) -> Association | None:
         """Negotiate; None when there is to be no association."""
         try:
-            wire.wait(self._artim_left(connection))
+            wire.wait(connection.artim_left())
         except (ConnectionLost, TimedOut) as error:
             self._log_silence(connection, isinstance(error, TimedOut))
             return None
         try:
-            kind, encoded = wire.read_pdu(timeout=self._artim_left(connection))
+            kind, encoded = wire.read_pdu(timeout=connection.artim_left())
             if kind != A_ASSOCIATE_RQ:
                 raise ProtocolError(f"PDU of type {kind} where an association request is due", _UNEXPECTED_PDU)
             return self._answer(connection, wire, negotiation.decode_request(encoded))
@@ -271,7 +262,7 @@ class Server:
 
     def _answer(self, connection: _Connection, wire: Wire, proposal: Proposal) -> Association | None:
         """Accept or reject a proposal."""
-        config, peer = self._config, connection.peer
+        config, peer = connection.config, connection.peer
         device = self._devices.find_caller(proposal.calling, peer)
         verdict = judge(proposal, device, config)
         wire.peer_max_pdu = proposal.max_pdu
@@ -281,9 +272,9 @@ class Server:
         )
         association.busy = True  # nobody else may send before the answer
         if verdict.reject is None and not self._admit(connection, association):
-            verdict = Verdict(_LOCAL_LIMIT_EXCEEDED, f"{self._most} associations are open already")
+            verdict = Verdict(_LOCAL_LIMIT_EXCEEDED, Reason.of("too-many", most=self._most))
         if verdict.reject is not None:
-            self._reject(association, verdict.reject, verdict.why)
+            self._reject(association, verdict, config.artim_timeout)
             return None
         wire.send(negotiation.encode_accept(proposal, verdict.contexts, verdict.extended, config.max_pdu))
         association.busy = False
@@ -296,12 +287,15 @@ class Server:
         )  # fmt: skip
         return association
 
-    def _reject(self, association: Association, code: tuple[int, int, int], why: str) -> None:
-        words = negotiation.REJECTIONS[code]
-        log.warning("rejected association from %s to %s: %s (%s)", association, association.called, why, words)
-        self._on_refusal(association.peer, association.calling, association.called, f"{words}: {why}")
-        association.wire.send(negotiation.encode_reject(*code))
-        association.wire.leave_to_peer(self._config.artim_timeout)  # PS3.8 9.2.3, Sta13
+    def _reject(self, association: Association, verdict: Verdict, artim_timeout: float) -> None:
+        assert verdict.reject is not None
+        assert verdict.why is not None
+        log.warning("rejected association from %s to %s: %s", association, association.called, verdict.why)
+        self._on_refusal(association.peer, association.calling, association.called, verdict.why)
+        if association.device is not None:  # who else was rejected is known by the refusals
+            self._on_end(association, endings.REJECTED)
+        association.wire.send(negotiation.encode_reject(*verdict.reject))
+        association.wire.leave_to_peer(artim_timeout)  # PS3.8 9.2.3, Sta13
 
     def _admit(self, connection: _Connection, association: Association) -> bool:
         """Return whether there is room for one more; the association idle the longest makes room if it may."""
@@ -320,29 +314,29 @@ class Server:
 
     # ---- one association
 
-    def _converse(self, association: Association) -> None:
+    def _converse(self, connection: _Connection, association: Association) -> None:
         began = time.monotonic()
-        ending = _STOPPED
+        ending, how = _STOPPED, endings.INTERRUPTED
         try:
             while not self._stopped.is_set():
-                message = association.receive(self._config.idle_timeout)
+                message = association.receive(connection.config.idle_timeout)
                 try:
-                    self._dispatch(association, message)
+                    self._dispatch(connection.handlers, association, message)
                 finally:
                     association.busy = False
             association.wire.abort()
         except (Released, Interrupted) as end:
-            ending = str(end)
+            ending, how = str(end), end.word
         except TimedOut as end:
-            ending = f"ended: {end}"
+            ending, how = f"ended: {end}", end.word
             association.wire.abort()
         except ProtocolError as end:
-            ending = f"aborted: {end}"
+            ending, how = f"aborted: {end}", end.word
             association.wire.abort(end.reason)
         except AssociationEnded as end:
-            ending = str(end)
+            ending, how = str(end), end.word
         except Exception:
-            ending = "aborted by an internal error"
+            ending, how = "aborted by an internal error", endings.FAILED
             association.wire.abort()
             raise
         finally:
@@ -354,8 +348,10 @@ class Server:
                 "association of %s with %s: %s; %s after %.1f s",
                 association, association.called, tally, ending, time.monotonic() - began,
             )  # fmt: skip
+            self._on_end(association, how)
 
-    def _dispatch(self, association: Association, message: Message) -> None:
+    @staticmethod
+    def _dispatch(handlers: Mapping[int, Handler], association: Association, message: Message) -> None:
         association.context_of(message)
         field = message.command.field
         if field == messages.C_CANCEL_RQ or field & messages.RESPONSE:
@@ -363,12 +359,13 @@ class Server:
             if field & messages.RESPONSE:
                 association.take_response(message.command)
             return
-        handler = self._handlers.get(field)
+        handler = handlers.get(field)
         if handler is None or not _fits(field, association.context_of(message).abstract_syntax):
             message.drain()
             log.warning("%s asked for operation %04X in a context that has none such", association, field)
             association.respond(message, messages.UNRECOGNISED_OPERATION)
             return
+        association.requests[field] = (time.time(), None)
         handler(association, message)
         message.drain()
 
@@ -392,21 +389,3 @@ def _plain_address(text: str) -> str:
     """Return an address as sockets give it without its zone, and IPv4 as such even on an IPv6 socket."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return str((isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address)
-
-
-def _limits(wanted: int) -> tuple[int, int]:
-    """Return how many associations, and connections without one, the limit of open files allows.
-
-    The limit is raised as far as needed and permitted.
-    """
-    newcomers = max(_FEWEST_NEWCOMERS, wanted)
-    needed = _OWN_FILES + wanted * _FILES_PER_ASSOCIATION + newcomers
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted, newcomers
-    most = max(1, min(wanted, (soft - _OWN_FILES) // (_FILES_PER_ASSOCIATION + 1)))
-    log.warning("%d associations at a time instead of %d: this process may open only %d files", most, wanted, soft)
-    return most, most

@@ -19,6 +19,7 @@ from angiovault.dsm import running, supervisor
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.texts import Problem, Text, language_of
 from angiovault.inifile import ConfigError
+from angiovault.reloading import Loading
 
 PARTLY = 3
 """Exit code when some of the work could not be done."""
@@ -136,8 +137,9 @@ def _password(prompt: str) -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def _apply(nas: Nas) -> None:
-    if running.reload(nas):
+def _begin_anew(nas: Nas) -> None:
+    """Have the service begin anew with what has changed below it."""
+    if running.restart(nas):
         _say(Text("applied"))
 
 
@@ -213,7 +215,11 @@ def _everything(nas: Nas) -> dict[str, Any]:
         }
     except ConfigError as error:
         found["problems"] = {"settings": str(error)}
-    found["problems"] |= running.health(nas).get("problems", {})
+    health = running.health(nas)
+    refused = Loading.of(health).problem
+    if refused:
+        found["problems"]["settings"] = refused["text"]
+    found["problems"] |= health.get("problems", {})
     return found
 
 
@@ -224,7 +230,7 @@ def _create_database(nas: Nas, _args: argparse.Namespace) -> int:
     from angiovault.dsm import database
 
     database.set_up(nas, _password("Password of MariaDB's root: "), _say)
-    _apply(nas)
+    _begin_anew(nas)
     return 0
 
 
@@ -245,7 +251,7 @@ def _use_database(nas: Nas, args: argparse.Namespace) -> int:
     else:
         sys.stderr.write("angiovault dsm use-database: give --user and --database, or --embedded\n")
         return 2
-    _apply(nas)
+    _begin_anew(nas)
     return 0
 
 
@@ -257,7 +263,11 @@ def _set(nas: Nas, args: argparse.Namespace) -> int:
         sys.stderr.write("angiovault dsm set: give --ae-title, --port or both\n")
         return 2
     config.save(nas.settings, changes)
-    _apply(nas)
+    if running.reload(nas):
+        problem = Loading.of(running.health(nas)).problem
+        if problem:
+            return _fail(Text("not_applied", reason=problem["text"]).in_language(_language()))
+        _say(Text("applied"))
     return 0
 
 
@@ -266,7 +276,7 @@ def _use_folder(nas: Nas, args: argparse.Namespace) -> int:
 
     place = folders.use_folder(nas, args.path)
     _say(Text("folder_used", storage=place.storage))
-    _apply(nas)
+    _begin_anew(nas)
     return 0
 
 

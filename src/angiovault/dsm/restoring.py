@@ -47,7 +47,7 @@ def restore(nas: Nas, ask_root_password: Callable[[], str], say: Say) -> bool:
         _restore_database(nas, place, ask_root_password, say)
     finally:
         # The old service ends before the new index is filled: what it takes in meanwhile would not be in it.
-        running.reload(nas)
+        running.restart(nas)
     return _rebuild(nas, say)
 
 

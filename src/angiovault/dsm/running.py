@@ -7,14 +7,16 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from angiovault import jsonfile
 from angiovault.dsm.paths import Nas
 from angiovault.processes import identity, pid_of
+from angiovault.reloading import Loading, is_news
 
 STOPPED: Final = "stopped"
-_RELOAD_SECONDS: Final = 25.0
+_RELOAD_SECONDS: Final = 30.0
 
 
 def hold(nas: Nas) -> int | None:
@@ -72,20 +74,45 @@ def health(nas: Nas) -> dict[str, Any]:
 
 
 def reload(nas: Nas) -> bool:
-    """Have the supervisor start the service anew with the settings as they are now, and wait until the old one is gone.
+    """Have the settings taken up as they are now, and wait until it is decided how.
+
+    The service that runs takes them up without ending, or refuses them, and says so in its health file; or it is on its
+    way to a new start.
 
     Returns
     -------
     bool
         Whether there is a supervisor.
     """
+    before = health(nas)
+
+    def is_decided() -> bool:
+        now = health(nas)
+        return is_news(before, now) and not Loading.of(now).restart
+
+    return _tell(nas, signal.SIGHUP, is_decided)
+
+
+def restart(nas: Nas) -> bool:
+    """Have the supervisor start the service anew, and wait until the old one is gone.
+
+    Returns
+    -------
+    bool
+        Whether there is a supervisor.
+    """
+    return _tell(nas, signal.SIGUSR1, lambda: False)
+
+
+def _tell(nas: Nas, number: signal.Signals, is_decided: Callable[[], bool]) -> bool:
+    """Send the supervisor a signal; wait until the service is gone, or what was asked for is decided without that."""
     said = state(nas)
     pid, service = said.get("pid"), said.get("service")
     if not pid:
         return False
     with contextlib.suppress(ProcessLookupError):  # it has ended in this moment
-        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, number)
     deadline = time.monotonic() + _RELOAD_SECONDS
-    while service and state(nas).get("service") == service and time.monotonic() < deadline:
+    while service and state(nas).get("service") == service and not is_decided() and time.monotonic() < deadline:
         time.sleep(0.1)
     return True

@@ -18,17 +18,18 @@ import time
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
-from angiovault import config, jsonfile, logs
+from angiovault import config, jsonfile, reloading
 from angiovault.config import Config
-from angiovault.dsm import running, settings, shares
+from angiovault.dsm import common_log, running, settings, shares
 from angiovault.dsm.notifications import Notifier
 from angiovault.dsm.panel import PanelOnDemand
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.shares import Place
-from angiovault.dsm.signals import Signals
 from angiovault.dsm.texts import CHINESE, ENGLISH, Problem, Text
 from angiovault.inifile import ConfigError
 from angiovault.network import setcap_command, try_to_listen
+from angiovault.reloading import Loading
+from angiovault.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ _LASTED: Final = 300.0
 _SHARE_PAUSE: Final = 4.0
 _PROBE_PAUSE: Final = 30.0
 _STOP_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 12.0
+"""Seconds in which the service has to read settings when it is told to; it may be waiting for the database."""
 _BACKUP_HOUR: Final = 2
-_TAIL: Final = 8192
 
 _STATE_OF: Final = {
     "needs_set_up": "needs-set-up",
@@ -65,8 +67,8 @@ def supervise(nas: Nas) -> int:
     if held is None:
         sys.stderr.write("angiovault: the supervisor is running already\n")
         return 0
-    _log_to(nas)
-    with Signals() as signals:
+    common_log.write_to(nas)
+    with Signals(signal.SIGUSR1, signal.SIGCHLD) as signals:
         try:
             running.forget(nas)  # what one that was killed has left
             nas.health.unlink(missing_ok=True)
@@ -77,17 +79,6 @@ def supervise(nas: Nas) -> int:
             running.forget(nas)
     log.info("the supervisor has ended")
     return 0
-
-
-def _log_to(nas: Nas) -> None:
-    """Make the one log of supervisor and service our standard output and error: appended to, it may be truncated."""
-    log_file = os.open(nas.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    for descriptor, standard in ((null, 0), (log_file, 1), (log_file, 2)):
-        os.dup2(descriptor, standard)
-    os.close(log_file)
-    os.close(null)
-    logs.set_up()
 
 
 class Supervisor:
@@ -114,6 +105,8 @@ class Supervisor:
         self._share: Text | None = None  # what is wrong with the shared folder, with or without a child
         self._probe_at = 0.0
         self._started = 0.0
+        self._before: dict[str, Any] | None = None  # what the service said before it was to read the settings again
+        self._answer_due = 0.0
         self._log_size = 0
         self._next_try = 0.0
         self._failures = 0
@@ -127,8 +120,8 @@ class Supervisor:
         """Work until told to stop."""
         while not self._signals.stop:
             try:
-                if self._signals.reload:
-                    self._reload()
+                if self._signals.restart or self._signals.reload:
+                    self._take_up()
                 if self._signals.stop:
                     break
                 self._step()
@@ -137,19 +130,38 @@ class Supervisor:
                 log.exception("the supervisor met something unexpected")
             # The next start is not waited for in full: the settings may be corrected before.
             pause = _TICK if self._child else min(_TICK, self._next_try - time.monotonic())
+            pause = 0.0 if self._signals.restart else pause
             if self._signals.wait(pause, self._panel.waits_for):
                 self._panel.start()
         self._say(Text("stopping"))
         self._panel.close()
         self._stop_child()
 
-    def _reload(self) -> None:
-        """End the service, so that it begins anew with the settings as they are now."""
-        self._signals.reload = False
-        self._stop_child()
+    def _take_up(self) -> None:
+        """Have the settings taken up as they are now: by the service that runs if it can, else by a new one.
+
+        One that runs says in its health file when it has to begin anew for them; see `_step`.
+        """
+        restart, self._signals.restart, self._signals.reload = self._signals.restart, False, False
         self._failures, self._next_try, self._backed_up = 0, 0.0, None
-        _log_to(self._nas)  # which may have been taken away
+        child = self._child if self._health() and common_log.is_in_place(self._nas) else None
+        if not restart and child is not None and reloading.ask(child.pid):
+            log.info("the service reads the settings again")
+            self._before, self._answer_due = self._health(), time.monotonic() + _ANSWER_SECONDS
+            return
+        self._stop_child()
+        common_log.write_to(self._nas)  # which may have been taken away
         log.info("the settings are read again")
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        """Take what the service says to settings that it was to read: it may have to begin anew for them, or hang."""
+        if self._before is not None and reloading.is_news(self._before, said):
+            self._before = None
+        if self._before is not None and time.monotonic() > self._answer_due:
+            log.warning("the service does not read the settings, and begins anew")
+            self._signals.restart = True
+        if Loading.of(said).restart:
+            self._signals.restart = True
 
     def _step(self) -> None:
         """Do what is due."""
@@ -159,6 +171,7 @@ class Supervisor:
         elif time.monotonic() >= self._next_try or settings.signature(self._nas.settings) != self._seen:
             self._try_to_start()
         said = self._health()
+        self._hear(said)
         self._say(self._how_it_is(said))
         problems = dict(said.get("problems", {}))
         if self._share is not None:
@@ -231,7 +244,7 @@ class Supervisor:
         arguments = ["serve", "--config", str(self._nas.settings), "--health-file", str(self._nas.health)]
         # In `child` the process asks to die with us.
         command = [sys.executable, "-I", "-m", "angiovault.dsm.child", str(os.getpid()), *arguments]
-        self._log_size = os.fstat(sys.stdout.fileno()).st_size
+        self._log_size = common_log.size()
         self._child = subprocess.Popen(command, cwd="/")  # noqa: S603 - no shell, and nothing of it is from outside
         self._started = time.monotonic()
         self._trouble = None
@@ -258,17 +271,17 @@ class Supervisor:
             self._share = problem.text
         else:
             if found is not None and found.storage != self._place.storage:  # the shared folder is elsewhere now
-                self._signals.reload = True
+                self._signals.restart = True
 
     def _reap(self) -> None:
         """Notice that the service has ended, and plan its next start."""
         if self._child is None or self._child.poll() is None:
             return
-        code, self._child = self._child.returncode, None
+        code, self._child, self._before = self._child.returncode, None, None
         self._restarts += 1
         if time.monotonic() - self._started >= _LASTED:
             self._failures = 0
-        reason = self._last_words() if code > 0 else ""
+        reason = common_log.last_words(self._nas, self._log_size) if code > 0 else ""
         problem = _port_problem(self._config) if code > 0 else None
         if problem is None and reason:
             problem = Text("failing", reason=reason)
@@ -282,19 +295,6 @@ class Supervisor:
         self._trouble = problem
         self._next_try = time.monotonic() + min(_LONGEST_PAUSE, 2.0**self._failures)
         self._failures = min(self._failures + 1, 10)
-
-    def _last_words(self) -> str:
-        """Return why the service has ended, as its last line in the log says; '' when it does not."""
-        try:
-            with self._nas.log.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                begin = self._log_size if self._log_size <= size else 0  # truncated by the rotation
-                file.seek(max(begin, size - _TAIL))
-                lines = file.read().decode("utf-8", "replace").splitlines()
-        except OSError:  # somebody has removed it
-            return ""
-        said = [line.removeprefix("angiovault: ") for line in lines if line.startswith("angiovault: ")]
-        return logs.escape(said[-1]) if said else ""
 
     # ---- stopping
 
@@ -310,7 +310,7 @@ class Supervisor:
             log.warning("the service does not end, and is killed")
             self._child.kill()
         self._child.wait()
-        self._child = None
+        self._child, self._before = None, None
         with contextlib.suppress(OSError):  # what it says is not believed without its process
             self._nas.health.unlink(missing_ok=True)
 

@@ -41,10 +41,10 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "端口 {port} 已被本机的其他程序占用：请为 AngioVault 选择其他端口（通常为 11112），或停止该程序。",
     ),
     "port_privileged": (
-        "Port {port} is for root only: choose 11112, or allow it as root with `{command}` and start the package again; "
-        "each upgrade of the package takes that back.",
-        "端口 {port} 只供 root 使用：请选择 11112，或以 root 身份运行 `{command}` "
-        "后重新启动套件；每次升级套件后都需要重新执行。",
+        "Port {port} is for root only: choose 11112, or allow it as root with `{command}`. It is taken up by itself "
+        "within a minute; each upgrade of the package takes that back.",
+        "端口 {port} 只供 root 使用：请选择 11112，或以 root 身份运行 `{command}`。"
+        "之后一分钟内会自动采用；每次升级套件后都需要重新执行。",
     ),
     "failing": (
         "The service ends with: {reason}. It is started again and again.",
@@ -286,6 +286,10 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "applied": (
         "The running service takes this over now.",
         "正在运行的服务现已采用。",
+    ),
+    "not_applied": (
+        "Saved, but the running service goes on with the settings it has: {reason}",
+        "已保存，但正在运行的服务仍使用原来的设置：{reason}",
     ),
     # ---- notifications on DSM 6, which takes texts and not names of texts
     "notify_disk_title": ("AngioVault: the disk is nearly full", "AngioVault：磁盘空间即将用尽"),

@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from angiovault.config import Config, save
+from angiovault import reloading
+from angiovault.config import Config, fingerprint, save
 from angiovault.dsm import database, folders, running
 from angiovault.dsm.mariadb import Account
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.texts import Problem, Text
 from angiovault.indexurl import IndexURL
 from angiovault.inifile import ConfigError
+from angiovault.network import setcap_command
 from angiovault.panel.context import Context
 from angiovault.panel.database_trial import bilingual, database_problem
-from angiovault.panel.settings_form import Form, index_text
+from angiovault.panel.settings_form import LISTENING, Form, index_text
 from angiovault.panel.web import Message, said
+from angiovault.reloading import Loading, is_news
 
 log = logging.getLogger(__name__)
 
@@ -60,32 +63,77 @@ class Change:
     def apply(self) -> dict[str, Any]:
         """Apply the change and return the outcome, in words and as one of: refused, restart, saved, applied, undone."""
         with self._lock:
-            served = self._service()
+            service, before = self._service(), self._health()
             problems = self._write()
             if problems:
                 self._write_back()
                 return {"outcome": "refused", "problems": problems}
             nas = self._place.nas
             if nas is None:
-                return {"outcome": "restart", "message": said("apply.restart")}
+                return self._apply_here(service, before)
             if not running.reload(nas):
                 return {"outcome": "saved", "message": said("apply.stopped")}
-            if self._is_in_force(nas, served):
-                return {"outcome": "applied", "message": said("apply.done")}
+            taken_up = self._taken_up(nas, before)
+            if taken_up:
+                return {"outcome": "applied", "message": said(taken_up)}
             why = _why_not(nas)
-            if not served:  # it did not run before either: what was changed may well be right
+            if not before:  # it did not run before either: what was changed may well be right
                 return {"outcome": "saved", "message": said("apply.not-running"), "reason": why}
             log.warning("panel: the service does not run with the changed settings, they are taken back")
+            is_kept, before = running.health(nas).get("pid") == service, self._health()
             self._write_back()
             running.reload(nas)
-            again = self._is_in_force(nas, served)
-            key = "apply.undone" if again else "apply.undone-not-running"
+            done = "apply.kept" if is_kept else "apply.undone"
+            key = done if self._taken_up(nas, before) else "apply.undone-not-running"
             return {"outcome": "undone", "message": said(key), "reason": why}
 
+    def _apply_here(self, service: int, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Apply what is written outside a NAS, where nobody starts the service but a person or the system."""
+        if not reloading.ask(service):
+            return {"outcome": "restart", "message": said("apply.restart")}
+        now = self._news(before) if before.get("pid") == service else {}
+        if not now:
+            return {"outcome": "saved", "message": said("apply.told")}
+        loading = Loading.of(now)
+        if loading.restart:
+            return {"outcome": "restart", "message": said("apply.restart")}
+        if not loading.problem:
+            key = self._how() if loading.fingerprint == self._wanted() else "apply.options"
+            return {"outcome": "applied", "message": said(key)}
+        self._write_back()
+        reloading.ask(service)
+        self._news(now)
+        return {"outcome": "undone", "message": said("apply.kept"), "reason": _reason(loading)}
+
+    def _news(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Wait until a service has read the settings since, and return what it says; nothing if none does in time."""
+        deadline = time.monotonic() + _WATCHED
+        while time.monotonic() < deadline:
+            now = self._health()
+            if is_news(before, now):
+                return now
+            time.sleep(_PAUSE)
+        return {}
+
+    def _config(self) -> Config | None:
+        try:
+            return self._place.config()
+        except ConfigError:
+            return None
+
     def _service(self) -> int:
-        """Return the process of the service that runs now, 0 when none does."""
-        nas = self._place.nas
-        return int(running.health(nas).get("pid", 0)) if nas is not None else 0
+        return self._place.service(self._config())
+
+    def _health(self) -> dict[str, Any]:
+        """Return what the service that runs now says of itself, nothing when none does."""
+        return self._place.health(self._config())
+
+    def _wanted(self) -> str:
+        return fingerprint(self._place.config())
+
+    def _how(self) -> str:
+        """Return the text for settings that the running service has taken up."""
+        return "apply.reopened" if LISTENING & set(self._changed) else "apply.at-once"
 
     def _write(self) -> dict[str, Message]:
         """Write the settings; return what is wrong with the fields that only trying tells."""
@@ -126,20 +174,25 @@ class Change:
         except ConfigError as error:  # they could not be used before either
             log.error("panel: the settings cannot be taken back: %s", error)
 
-    def _is_in_force(self, nas: Nas, before: int) -> bool:
-        """Wait until another process than `before` serves as the settings say; return whether it does so in time."""
-        began, is_news = time.monotonic(), False
+    def _taken_up(self, nas: Nas, before: Mapping[str, Any]) -> str:
+        """Wait until the service runs with the settings; return the text that says how, '' when it does not in time."""
+        began, failed_before = time.monotonic(), True
         while time.monotonic() < began + _WATCHED:
             state = running.state(nas).get("state")
             health = running.health(nas)
-            if state in _SERVING and health.get("pid", before) != before:
-                return _is_as_set(health, self._place.config())
+            if is_news(before, health):
+                is_same = health["pid"] == before.get("pid")
+                if Loading.of(health).problem:
+                    return ""
+                # Where it began anew, the supervisor has the last word: the shared folder may be missing.
+                if Loading.of(health).fingerprint == self._wanted() and (is_same or state in _SERVING):
+                    return self._how() if is_same else "apply.done"
             if state not in _FAILED:
-                is_news = True
-            elif is_news or time.monotonic() > began + _STALE:
-                return False
+                failed_before = False
+            elif not failed_before or time.monotonic() > began + _STALE:
+                return ""
             time.sleep(_PAUSE)
-        return False
+        return ""
 
 
 def create_database(context: Context, root_password: str) -> dict[str, Any]:
@@ -154,17 +207,30 @@ def create_database(context: Context, root_password: str) -> dict[str, Any]:
             return {"ok": False, "message": bilingual(problem.text)}
         except ConfigError as error:
             return {"ok": False, "message": said("wrong.settings", reason=str(error))}
-        running.reload(nas)
+        running.restart(nas)
     return {"ok": True, "message": bilingual(told[-1])}
 
 
-def _is_as_set(health: Mapping[str, Any], config: Config) -> bool:
-    names = ("ae_title", "bind", "port", "tls_port")
-    return all(health[name] == getattr(config, name) for name in names)
-
-
 def _why_not(nas: Nas) -> Message:
+    loading = Loading.of(running.health(nas))
+    if loading.problem:
+        return _reason(loading)
     state = running.state(nas)
     if state.get("message") and state.get("state") not in _SERVING:
         return {"en": state["message"], "zh": state.get("message_zh", "")}
     return said("apply.no-answer")
+
+
+def _reason(loading: Loading) -> Message:
+    """Return in words why the running service stays with the settings that it has."""
+    problem = loading.problem
+    kind, text, port = problem["kind"], problem["text"], problem.get("port", 0)
+    if kind == reloading.PORT_TAKEN:
+        return said("wrong.port-used", port=port)
+    if kind == reloading.PORT_PRIVILEGED:
+        return said("wrong.port-low", port=port, command=setcap_command())
+    if kind == reloading.ADDRESS:
+        return said("wrong.address-not-here", address=problem["address"])
+    if kind == reloading.TLS:
+        return said("wrong.tls", reason=text)
+    return said("wrong.settings", reason=text)

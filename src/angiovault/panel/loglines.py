@@ -13,8 +13,8 @@ from angiovault.logtail import last_lines, without_passwords
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _LOOKED_THROUGH: Final = 4 << 20
-ALL: Final = 1 << 30
-"""More records than there can be."""
+_LATELY: Final = 1 << 18
+"""Bytes at the end of a log, and so more than there are records in them."""
 _HANDED_OUT: Final = 32 << 20
 _LONGEST_LINE: Final = 4000
 
@@ -111,3 +111,27 @@ def without_names(line: str, storage: str) -> str:
     line = _NAME_ELEMENT.sub(r"\1\2***", line)
     own = [_APPLICATION, *([re.escape(storage) + r"[^\s:'\"]*"] if storage else [])]
     return re.sub(f"({'|'.join(own)})|{_FOREIGN_PATH}", lambda match: match[1] or "/***", line)
+
+
+class LastError:
+    """The last error of the log, looked for again only when the log has changed."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Path, int, int] | None = None
+        self._found: dict[str, str] | None = None
+
+    def look(self, path: Path | None) -> dict[str, str] | None:
+        """Return it, None when the end of the log has none or cannot be read."""
+        if path is None:
+            return None
+        try:
+            status = path.stat()
+            seen = (path, status.st_size, status.st_mtime_ns)
+            if seen != self._seen:
+                records, _ = last_records(path, "", "ERROR", _LATELY, _LATELY)
+                errors = [record for record in records if record["level"]]
+                self._found = errors[-1] if errors else None
+                self._seen = seen
+        except OSError:
+            return None
+        return self._found

@@ -7,7 +7,7 @@ import ipaddress
 from pathlib import Path
 from typing import Final
 
-from angiovault.network import ipv4_addresses, setcap_command, try_to_listen
+from angiovault.network import has_capabilities, ipv4_addresses, setcap_command, try_to_listen
 from angiovault.panel.web import Message, said
 
 ANY: Final = frozenset(("0.0.0.0", "::"))  # noqa: S104 - compared, not listened on
@@ -48,7 +48,8 @@ def port_problem(bind: str, port: int) -> Message | None:
     try:
         try_to_listen(bind, port)
     except PermissionError:
-        return said("wrong.port-low", port=port, command=setcap_command())
+        # The service begins anew for what this process was started too early for.
+        return None if has_capabilities() else said("wrong.port-low", port=port, command=setcap_command())
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return said("wrong.port-used", port=port)

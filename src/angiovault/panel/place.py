@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from angiovault import jsonfile
+from angiovault.archive.store import PRIVATE_FOLDER
 from angiovault.config import Config, load
 from angiovault.dsm import running
 from angiovault.dsm.paths import Nas
@@ -42,6 +43,26 @@ class Place:
         if config is None or config.health_file is None:
             return {}
         return jsonfile.read_of_running(config.health_file)
+
+    def service(self, config: Config | None) -> int:
+        """Return the process of the running service, 0 when none runs.
+
+        Its lock on the storage is looked at, not touched: a service that starts in this moment must get it.
+        """
+        if self.nas is not None:
+            return int(running.health(self.nas).get("pid", 0))
+        if config is None:
+            return 0
+        lock = config.storage / PRIVATE_FOLDER / "lock"
+        try:
+            pid, number = int(lock.read_text(encoding="ascii")), lock.stat().st_ino
+            locks = Path("/proc/locks").read_text(encoding="ascii")
+        except (OSError, ValueError):
+            return 0
+        fields = [line.split() for line in locks.splitlines()]
+        # `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF` (proc(5))
+        held = any(item[1] == "FLOCK" and item[4] == str(pid) and item[5].endswith(f":{number}") for item in fields)
+        return pid if held else 0
 
     def log(self, config: Config | None) -> Path | None:
         """Return the log file, None when the service logs to standard error."""

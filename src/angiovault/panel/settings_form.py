@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from angiovault.config import SETTINGS, Config
+from angiovault.config import NEEDS_START, SETTINGS, Config
 from angiovault.indexurl import IndexURL
 from angiovault.inifile import ConfigError, read_file
 from angiovault.network import setcap_command
@@ -17,13 +17,15 @@ from angiovault.panel import folders, network
 from angiovault.panel.place import Place
 from angiovault.panel.rules import problem_of, rules_of
 from angiovault.panel.web import Message, said
-from angiovault.service import StartError, tls_context
+from angiovault.tls_context import CannotUseCertificate, tls_context
 
 FIELDS: Final = (
     *("bind", "port", "ae-title", "unknown-devices", "check-called-ae-title", "storage"),
     *("tls-port", "tls-certificate", "tls-key", "tls-client-ca", "log-level"),
 )
 ROWS: Final = {row.name: row for row in SETTINGS if row.name in FIELDS}
+LISTENING: Final = frozenset(("bind", "port", "tls-port"))
+"""Settings for which the listener is opened anew; what is neither here nor in `NEEDS_START` is in force at once."""
 _INDEX: Final = next(row for row in SETTINGS if row.name == "index")
 _PLACE: Final = re.compile(r"(?P<socket>/.*)|(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 
@@ -90,6 +92,8 @@ class Form:
             "addresses": network.addresses(),
             "setcap": setcap_command(),
             "nas": nas is not None,
+            "reopened_for": sorted(LISTENING),
+            "restarted_for": list(NEEDS_START),
             "file": str(self.place.settings.absolute()),
             "unreadable": self.unreadable,
         }
@@ -229,6 +233,6 @@ def _tls_problems(form: Form, changed: Mapping[str, str]) -> dict[str, Message]:
     values = {ROWS[name].attribute: ROWS[name].read(text, name, form.base) for name, text in texts.items()}
     try:
         tls_context(Config(port=0, **values))
-    except (StartError, ConfigError) as error:
+    except (CannotUseCertificate, ConfigError) as error:
         return {"tls-certificate": said("wrong.tls", reason=str(error))}
     return {}

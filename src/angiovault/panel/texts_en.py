@@ -87,6 +87,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "problem.database": "Database",
     "problem.commitment": "Storage commitment",
     "problem.archive": "Archive",
+    "problem.settings": "Settings that are not in force",
     "since": "Running since {time}",
     "restarts": "restarted {number} times after a failure",
     "dicom.title": "Type this into the modality",
@@ -134,6 +135,13 @@ ENGLISH: Final[Mapping[str, str]] = {
     "associations.what": "What",
     "time": "Time",
     "comma": ", ",
+    "ending.aborted": "The device aborted.",
+    "ending.lost": "The connection broke off.",
+    "ending.interrupted": "Ended by AngioVault, which was stopped or needed the place.",
+    "ending.timed-out": "The device was silent or too slow for too long.",
+    "ending.protocol": "Aborted by AngioVault: the device broke the DICOM protocol.",
+    "ending.failed": "Aborted by an error inside AngioVault; the log says which.",
+    "ending.rejected": "Rejected; see the page “Devices”.",
     "tally.nothing": "nothing asked",
     "tally.stored": "{number} stored",
     "tally.duplicate": "{number} were there already",
@@ -193,6 +201,26 @@ ENGLISH: Final[Mapping[str, str]] = {
     "title and work all the same. With it on, such a console reports “called AE title not recognised”.",
     "help.tls-port": "Only for devices that speak DICOM over TLS; 2762 is usual. The DICOM port above stays open "
     "beside it. The files lie on this machine, and the user of AngioVault must be able to read them.",
+    "help.tls-certificate": "The certificate that the archive shows to devices, in a text file that begins with "
+    "“-----BEGIN CERTIFICATE-----”; certificates above it follow in the same file. The hospital's IT department issues "
+    "one for the address of this machine.\n"
+    "A renewed certificate in the same file is taken up at the next start or change of any setting.\n"
+    "On a Siemens, Philips or GE system the vendor's service engineer loads the certificate of the authority that "
+    "issued it as a trusted one, and switches on TLS for the network node; without that option leave TLS off.",
+    "help.tls-key": "The private key that belongs to the certificate, in a text file that begins with “-----BEGIN "
+    "PRIVATE KEY-----”, without a password. Nobody but AngioVault's user should be able to read it.",
+    "help.tls-client-ca": "Leave this empty, unless devices shall prove who they are by certificates of their own. "
+    "Then every device that uses the port with TLS needs one of these authorities; on Siemens, Philips and GE systems "
+    "the service engineer loads it. The port without TLS is not affected.",
+    "help.log-level": "“Information” has a line for each association, and “Warnings” whatever was refused, and why: "
+    "that is enough to set up a Siemens, Philips or GE console. Choose “Debug” only while a fault is looked for; the "
+    "log grows quickly then.",
+    "help.index-database": "The name of the database in MariaDB, usually angiovault. It must be there and hold nothing "
+    "of another program; on a Synology NAS it can be made here, see below.",
+    "help.index-user": "An account of the database server, not one of this machine. It needs all rights on this "
+    "database and none on others.",
+    "help.index-password": "The password of that account. It is kept in the settings file, which only AngioVault's "
+    "user can read, and is never shown.",
     "help.storage": "The folder in which the images are kept, for example /srv/pacs/archive. Images that are there "
     "already are not moved when another folder is chosen: stop the service, move the folder, then choose it here.",
     "help.storage-nas": "The shared folder in which the images are kept; in it the folder “archive” is used. The "
@@ -240,7 +268,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "wrong.list": "These operations are not known.",
     "wrong.port-used": "Port {port} is used by another program of this machine.",
     "wrong.port-low": "Port {port} is below 1024 and for root only. Choose 11112, or allow it as an administrator "
-    "over SSH: {command} – and restart AngioVault.",
+    "over SSH: {command} – and save again then.",
     "wrong.port-other": "Port {port} cannot be used: {reason}.",
     "wrong.ports-same": "Both ports are the same; they must differ.",
     "wrong.address-not-here": "This machine has no address {address}.",
@@ -266,9 +294,20 @@ ENGLISH: Final[Mapping[str, str]] = {
     "wrong.device-port": "The device {name} has the AE title {ae_title} too; only one of them may have a port.",
     "wrong.device-not-callable": "To call a device, its address (not only a network) and its port are needed.",
     # ---- applying
-    "apply.busy": "Saving and applying. Transfers that are running may finish, for at most ten seconds; devices send "
-    "the rest again by themselves.",
-    "apply.done": "Saved. The service runs with the new settings.",
+    "apply.will-reopen": "{fields}: the listener is opened anew. Associations that run go on to their end; new ones "
+    "reach only the new address and port.",
+    "apply.will-restart": "{fields}: the service is restarted. Transfers that run may finish, for at most ten seconds; "
+    "devices send the rest again by themselves.",
+    "apply.will-restart-here": "{fields}: the service has to be restarted by hand afterwards.",
+    "apply.will-be-at-once": "{fields}: in force at once, for associations that begin from then on.",
+    "apply.busy": "Saving and applying…",
+    "apply.at-once": "Saved, and in force at once; nothing was interrupted.",
+    "apply.reopened": "Saved. The service listens as it is set now; associations that run go on to their end.",
+    "apply.done": "Saved. The service was restarted, and runs with the new settings.",
+    "apply.told": "Saved. The running service was told to read its settings again; its log says whether it took them.",
+    "apply.options": "Saved, and read again by the running service. Some settings stand on its command line, which "
+    "wins over the file.",
+    "apply.kept": "Not applied: the running service cannot take these settings, and goes on with the former ones.",
     "apply.restart": "Saved. Restart the service for the new settings to be used: end `angiovault serve` and start it "
     "again.",
     "apply.stopped": "Saved. The new settings are used when AngioVault is started.",
@@ -292,6 +331,18 @@ ENGLISH: Final[Mapping[str, str]] = {
     "device.may": "May",
     "device.last-contact": "Last contact",
     "device.sent": "sent images",
+    "contact.echo": "Echo: {result}",
+    "contact.store": "Images sent ({number}): {result}",
+    "contact.find": "Query: {result}",
+    "contact.get": "Retrieved by C-GET ({number}): {result}",
+    "contact.move": "Retrieved by C-MOVE ({number}): {result}",
+    "contact.commit": "Storage commitment: {result}",
+    "contact.rejected": "Rejected; see “Refused lately”",
+    "contact.well": "successful",
+    "contact.warning": "with warnings ({status})",
+    "contact.cancelled": "cancelled by the device",
+    "contact.bad": "failed ({status})",
+    "contact.no-answer": "broken off",
     "device.not-lately": "not lately",
     "device.add": "Add device",
     "device.add-title": "Add a device",
@@ -305,6 +356,8 @@ ENGLISH: Final[Mapping[str, str]] = {
     "device.remove-title": "Remove a device",
     "device.remove-text": "Remove {name} from the list? Its images stay.",
     "device.removed": "Removed {name}.",
+    "help.device.name": "Any name by which people know the device, for example “DSA room 2”. It is shown here and in "
+    "the log, and never sent to anybody.",
     "help.device.ae-title": "The device's own AE title, as it calls itself; upper and lower case matter. On Siemens: "
     "“local AE title” of the system. On Philips: “AE title” under the system's own DICOM settings. On GE: “AE title” "
     "of the local host. If it is wrong, the device turns up under “Refused lately”, with the right one.",

@@ -87,6 +87,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "problem.database": "数据库",
     "problem.commitment": "存储承诺",
     "problem.archive": "影像库",
+    "problem.settings": "未生效的设置",
     "since": "自 {time} 起运行",
     "restarts": "故障后已重新启动 {number} 次",
     "dicom.title": "请在影像设备中输入",
@@ -132,6 +133,13 @@ CHINESE: Final[Mapping[str, str]] = {
     "associations.what": "内容",
     "time": "时间",
     "comma": "，",
+    "ending.aborted": "设备中止了关联。",
+    "ending.lost": "连接中断。",
+    "ending.interrupted": "由 AngioVault 结束：服务停止，或需要让出位置。",
+    "ending.timed-out": "设备长时间没有响应或过慢。",
+    "ending.protocol": "被 AngioVault 中止：设备违反了 DICOM 协议。",
+    "ending.failed": "因 AngioVault 内部错误而中止；日志中有说明。",
+    "ending.rejected": "已拒绝；请查看“设备”页面。",
     "tally.nothing": "没有请求",
     "tally.stored": "存储 {number} 幅",
     "tally.duplicate": "{number} 幅已存在",
@@ -187,6 +195,22 @@ CHINESE: Final[Mapping[str, str]] = {
     "打开后，这类控制台会报告“called AE title not recognised”。",
     "help.tls-port": "仅用于支持 DICOM TLS 的设备，通常为 2762。上面的 DICOM 端口仍同时开放。"
     "证书文件须位于本机，且 AngioVault 的用户可以读取。",
+    "help.tls-certificate": "归档系统向设备出示的证书，为以“-----BEGIN CERTIFICATE-----”开头的文本文件；"
+    "上级证书写在同一文件中其后。由医院信息部门为本机地址签发。\n"
+    "同一文件中的证书更新后，下次启动或更改任何设置时采用。\n"
+    "在西门子、飞利浦或 GE 设备上，由厂商服务工程师将签发机构的证书导入为受信任证书，并为该网络节点启用 TLS；"
+    "没有此选项时请保持 TLS 关闭。",
+    "help.tls-key": "与证书对应的私钥，为以“-----BEGIN PRIVATE KEY-----”开头的文本文件，不带密码。"
+    "除 AngioVault 的用户外，任何人都不应能读取。",
+    "help.tls-client-ca": "请留空，除非设备须以自己的证书证明身份。"
+    "此时使用 TLS 端口的每台设备都需要由这些机构签发的证书；"
+    "在西门子、飞利浦和 GE 设备上由服务工程师导入。不使用 TLS 的端口不受影响。",
+    "help.log-level": "“信息”级别为每个关联记录一行，“警告”级别记录被拒绝的内容及其原因："
+    "设置西门子、飞利浦或 GE 控制台时已经足够。只有在查找故障时才选择“调试”，此时日志增长很快。",
+    "help.index-database": "MariaDB 中数据库的名称，通常为 angiovault。数据库必须已存在，且不含其他程序的内容；"
+    "在 Synology NAS 上可在下面创建。",
+    "help.index-user": "数据库服务器的账户，不是本机的账户。它需要该数据库的全部权限，不需要其他数据库的权限。",
+    "help.index-password": "该账户的密码。保存在只有 AngioVault 的用户可以读取的设置文件中，绝不显示。",
     "help.storage": "保存影像的文件夹，例如 /srv/pacs/archive。选择其他文件夹时，已有的影像不会移动："
     "请先停止服务，移动文件夹，然后在此选择。",
     "help.storage-nas": "保存影像的共享文件夹，使用其中的文件夹“archive”。内部用户 angiovault 需要读写权限："
@@ -232,7 +256,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "wrong.list": "无法识别这些操作。",
     "wrong.port-used": "端口 {port} 已被本机的其他程序占用。",
     "wrong.port-low": "端口 {port} 小于 1024，只有 root 可以使用。请选择 11112，或以管理员身份通过 SSH 运行："
-    "{command}，然后重新启动 AngioVault。",
+    "{command}，然后再次保存。",
     "wrong.port-other": "端口 {port} 无法使用：{reason}。",
     "wrong.ports-same": "两个端口相同；它们必须不同。",
     "wrong.address-not-here": "本机没有地址 {address}。",
@@ -256,8 +280,17 @@ CHINESE: Final[Mapping[str, str]] = {
     "wrong.device-port": "设备 {name} 的 AE 标题也是 {ae_title}；其中只有一个可以设置端口。",
     "wrong.device-not-callable": "呼叫设备需要它的地址（不能只是网段）和端口。",
     # ---- applying
-    "apply.busy": "正在保存并应用。正在进行的传输最多可继续十秒；其余的由设备自动重新发送。",
-    "apply.done": "已保存。服务正以新的设置运行。",
+    "apply.will-reopen": "{fields}：将重新打开监听端口。正在进行的关联会继续到结束；新的关联只能使用新的地址和端口。",
+    "apply.will-restart": "{fields}：将重新启动服务。正在进行的传输最多可继续十秒；其余的由设备自动重新发送。",
+    "apply.will-restart-here": "{fields}：之后需要手动重新启动服务。",
+    "apply.will-be-at-once": "{fields}：立即生效，适用于此后开始的关联。",
+    "apply.busy": "正在保存并应用…",
+    "apply.at-once": "已保存并立即生效，没有中断任何传输。",
+    "apply.reopened": "已保存。服务已按新的设置监听；正在进行的关联会继续到结束。",
+    "apply.done": "已保存。服务已重新启动，正以新的设置运行。",
+    "apply.told": "已保存。已通知正在运行的服务重新读取设置；日志会说明是否已采用。",
+    "apply.options": "已保存，正在运行的服务已重新读取设置。部分设置由其命令行指定，命令行优先于设置文件。",
+    "apply.kept": "未应用：正在运行的服务无法采用这些设置，将继续使用原来的设置。",
     "apply.restart": "已保存。重新启动服务后新的设置才会生效：请结束 `angiovault serve` 并重新启动。",
     "apply.stopped": "已保存。AngioVault 启动时将使用新的设置。",
     "apply.not-running": "已保存，但服务没有运行：",
@@ -279,6 +312,18 @@ CHINESE: Final[Mapping[str, str]] = {
     "device.may": "权限",
     "device.last-contact": "最近一次连接",
     "device.sent": "发送了影像",
+    "contact.echo": "回显：{result}",
+    "contact.store": "发送影像（{number} 幅）：{result}",
+    "contact.find": "查询：{result}",
+    "contact.get": "以 C-GET 取回（{number} 幅）：{result}",
+    "contact.move": "以 C-MOVE 取回（{number} 幅）：{result}",
+    "contact.commit": "存储承诺：{result}",
+    "contact.rejected": "已拒绝；请查看“最近被拒绝的设备”",
+    "contact.well": "成功",
+    "contact.warning": "有警告（{status}）",
+    "contact.cancelled": "被设备取消",
+    "contact.bad": "失败（{status}）",
+    "contact.no-answer": "中途断开",
     "device.not-lately": "近期没有",
     "device.add": "添加设备",
     "device.add-title": "添加设备",
@@ -292,6 +337,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "device.remove-title": "移除设备",
     "device.remove-text": "要从列表中移除 {name} 吗？它的影像会保留。",
     "device.removed": "已移除 {name}。",
+    "help.device.name": "便于识别设备的任意名称，例如“DSA 2 号机房”。只显示在这里和日志中，不会发送给任何设备。",
     "help.device.ae-title": "设备自己的 AE 标题，区分大小写。西门子：系统的“local AE title”。"
     "飞利浦：系统自身 DICOM 设置中的“AE title”。GE：本地主机的“AE title”。"
     "如果填写有误，该设备会连同正确的名称出现在“最近被拒绝的设备”中。",

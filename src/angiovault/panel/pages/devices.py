@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from angiovault.archive import refusals
+from angiovault.archive import contacts, refusals
 from angiovault.archive.archive import Archive
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.models import Instance
@@ -14,7 +14,7 @@ from angiovault.archive.store import StorageError
 from angiovault.devices import DEVICE_SETTINGS, Device, Operation
 from angiovault.dimse.scu import Destination
 from angiovault.inifile import ConfigError
-from angiovault.panel import contacts, echoing
+from angiovault.panel import echoing
 from angiovault.panel.context import Context
 from angiovault.panel.rules import problem_of, rules_of
 from angiovault.panel.web import Asked, Message, Refused, Route, said
@@ -40,11 +40,12 @@ def _listed(context: Context) -> dict[str, Any]:
     found: dict[str, Any] = {"refusals": [], "last_sent": {}, "contacts": {}, "away": ""}
     try:
         config = context.place.config()
-        found["contacts"] = contacts.last_of_devices(context.place.log(config))
         archive = context.archive(config)
         archive.store.open(archive.store.read_marker())
         archive.index.inspect(archive.store.archive_id)
-        found["refusals"] = refusals.listed(archive.index)[:_MOST_REFUSALS]
+        found["refusals"] = [_refusal(item) for item in refusals.listed(archive.index)[:_MOST_REFUSALS]]
+        known = contacts.listed(archive.index)
+        found["contacts"] = {device.name: _contacts(device, known) for device in devices}
         found["last_sent"] = _last_sent(archive)
     except (ConfigError, IndexUnavailable, StorageError) as error:
         found["away"] = str(error)
@@ -63,6 +64,24 @@ def _shown(device: Device) -> dict[str, Any]:
         "operations": [operation for operation in Operation if operation in device.allow],
         "callable": device.destination is not None,
     }
+
+
+def _refusal(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "reason": {"en": item["reason"], "zh": item["reason_zh"]}}
+
+
+def _contacts(device: Device, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a device asked for, the latest first, each operation once; also before it was a known device."""
+
+    def is_its(item: dict[str, Any]) -> bool:
+        if item["device"]:
+            return bool(item["device"] == device.name)
+        return bool(item["calling"] == device.ae_title and item["address"] in device.hosts)
+
+    latest: dict[str, dict[str, Any]] = {}
+    for item in filter(is_its, known):
+        latest.setdefault(item["operation"], item)
+    return list(latest.values())
 
 
 def _last_sent(archive: Archive) -> dict[str, str]:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
-from angiovault.archive.archive import Archive
+from angiovault.archive import contacts
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
 from angiovault.config import Config
 from angiovault.dsm import running
-from angiovault.dsm.paths import Nas
 from angiovault.inifile import ConfigError
 from angiovault.panel.arrivals import arrivals
-from angiovault.panel.contacts import Recent
 from angiovault.panel.context import Context
+from angiovault.panel.loglines import LastError
 from angiovault.panel.network import reachable
 from angiovault.panel.pages import jobs
 from angiovault.panel.place import Place
 from angiovault.panel.settings_form import Form
 from angiovault.panel.web import Route
+from angiovault.reloading import Loading
 
 _HOLD: Final = 30.0
 """Seconds for which counts are not made anew; they are read from all studies."""
@@ -33,11 +32,11 @@ _SERVING: Final = frozenset(("running", "needs-set-up"))
 
 def routes(context: Context) -> list[Route]:
     """Return the routes of the page."""
-    holdings, recent = _Holdings(context), Recent()
-    return [Route("GET", "/api/overview", lambda asked: _overview(context, holdings, recent))]
+    holdings, last_error = _Holdings(context), LastError()
+    return [Route("GET", "/api/overview", lambda asked: _overview(context, holdings, last_error))]
 
 
-def _overview(context: Context, holdings: _Holdings, recent: Recent) -> dict[str, Any]:
+def _overview(context: Context, holdings: _Holdings, last_error: LastError) -> dict[str, Any]:
     place = context.place
     try:
         config, wrong = place.config(), ""
@@ -52,9 +51,21 @@ def _overview(context: Context, holdings: _Holdings, recent: Recent) -> dict[str
         "dicom": _dicom(config, health),
         "archive": found,
         "jobs": jobs.active(context),
-        **recent.look(place.log(config), _MOST_ASSOCIATIONS),
+        "associations": _associations(context, config) if config and found.get("counts") else [],
+        "last_error": last_error.look(place.log(config)),
         "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+def _associations(context: Context, config: Config) -> list[dict[str, Any]]:
+    """Return the last associations, none while the index cannot be asked; that is said elsewhere on the page."""
+    archive = context.archive(config)
+    try:
+        archive.store.open(archive.store.read_marker())
+        archive.index.inspect(archive.store.archive_id)
+        return contacts.last_associations(archive.index, _MOST_ASSOCIATIONS)
+    except (IndexUnavailable, StorageError):
+        return []
 
 
 def _state(
@@ -62,6 +73,9 @@ def _state(
 ) -> dict[str, Any]:
     """Return how the service is: a state that the texts know, a sentence, since when, and what is wrong."""
     problems = [{"kind": kind, "text": text} for kind, text in health.get("problems", {}).items()]
+    refused = Loading.of(health).problem.get("text", "")
+    if health and (wrong or refused):  # the service goes on with those it has
+        problems.append({"kind": "settings", "text": wrong or refused})
     if place.nas is not None:
         said = running.state(place.nas)
         name = str(said.get("state", "unknown"))
@@ -109,8 +123,8 @@ class _Holdings:
 
     def _looked(self, config: Config) -> dict[str, Any]:
         archive = self._context.archive(config)
-        nas = self._context.place.nas
-        found = summary(archive, lambda archive: _runs(nas, archive))
+        place = self._context.place
+        found = summary(archive, lambda _: bool(place.service(config)))
         found["path"] = str(config.storage)
         found["index_url"] = config.index_url.redacted()
         # Lists are shown where they are worked on.
@@ -121,18 +135,3 @@ class _Holdings:
         except IndexUnavailable:
             found["arrivals"] = None  # it has gone in this moment; the next look says so
         return found
-
-
-def _runs(nas: Nas | None, archive: Archive) -> bool:
-    """Return whether a service runs, without touching its lock: one that starts in this moment must get it."""
-    if nas is not None:
-        return bool(running.health(nas))
-    lock = archive.store.private / "lock"
-    try:
-        pid, number = int(lock.read_text(encoding="ascii")), lock.stat().st_ino
-        locks = Path("/proc/locks").read_text(encoding="ascii")
-    except (OSError, ValueError, StorageError):
-        return False
-    fields = [line.split() for line in locks.splitlines()]
-    # `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF` (proc(5))
-    return any(item[1] == "FLOCK" and item[4] == str(pid) and item[5].endswith(f":{number}") for item in fields)

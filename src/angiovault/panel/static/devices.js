@@ -23,7 +23,8 @@
     const field = (name, element, more = {}) => new Field(`device-${name}`, t(`device.${name}`), element,
       { rule: rule(name) || null, help: t(`help.device.${name}`), ...more });
     const fields = {
-      name: new Field("device-name", t("device.name"), input({ maxlength: "64" }), { rule: { kind: "text", empty: false } }),
+      name: new Field("device-name", t("device.name"), input({ maxlength: "64" }), { rule: { kind: "text", empty: false },
+        help: t("help.device.name") }),
       "ae-title": field("ae-title", input({ maxlength: "16" })),
       host: field("host", input()),
       port: field("port", input({ inputmode: "numeric", class: "narrow" })),
@@ -86,6 +87,25 @@
 
   // --- The lists ---
 
+  // How a request ended, from the status of its answer (PS3.7 annex C); -1 is none.
+  function contactResult(status) {
+    const code = { status: status.toString(16).toUpperCase().padStart(4, "0") };
+    if (status === 0) return t("contact.well");
+    if (status < 0) return t("contact.no-answer");
+    if (status === 0xFE00) return t("contact.cancelled");
+    return t((status & 0xF000) === 0xB000 ? "contact.warning" : "contact.bad", code);
+  }
+
+  function contactPart(contacts, sent) {
+    // An association that still runs is no contact yet, but what it has sent is here.
+    const store = contacts.find((item) => item.operation === "store");
+    const sends = sent && (!store || new Date(sent) - new Date(store.last) > 60000);
+    const latest = sends ? [el("div", {}, formatTime(sent)), el("div", { class: "note" }, t("device.sent"))] : [];
+    if (!contacts.length && !sends) return [t("device.not-lately")];
+    return latest.concat(...contacts.map((item) => [el("div", {}, formatTime(item.last)), el("div", { class: "note breakable" },
+      t(`contact.${item.operation}`, { number: formatNumber(item.instances), result: contactResult(item.status) }))]));
+  }
+
   function deviceRow(answer, device, done) {
     const result = el("div", { role: "status" });
     const call = el("button", { type: "button", class: "small", disabled: !device.callable,
@@ -96,7 +116,6 @@
     const remove = el("button", { type: "button", class: "small", "aria-label": t("device.remove-what", { name: device.name }),
       click: () => drop(device, done) }, t("device.remove"));
     const sent = answer.last_sent[device["ae-title"]];
-    const contact = answer.contacts[device.name];
     const may = device.operations.length === answer.operations.length ? t("operation.all")
       : device.operations.map((operation) => t(`operation.${operation}`)).join(t("comma")) || t("operation.none");
     return el("tr", {},
@@ -104,9 +123,7 @@
       el("td", {}, el("code", {}, device["ae-title"]), el("div", { class: "note breakable" },
         device.port ? `${device.host} : ${device.port}` : device.host)),
       el("td", {}, may),
-      el("td", {}, contact ? [contact.time.slice(0, 16), el("div", { class: "note breakable" }, tallyText(contact.tally),
-        contact.ok ? "" : `; ${contact.ending}`)] : sent ? [formatTime(sent), el("div", { class: "note" }, t("device.sent"))]
-        : t("device.not-lately")),
+      el("td", {}, ...contactPart(answer.contacts[device.name] || [], sent)),
       el("td", { class: "actions" }, el("div", { class: "buttons" }, call, change, remove), result));
   }
 
@@ -134,7 +151,7 @@
     return el("tr", {},
       el("th", { scope: "row" }, item.calling || "–", el("div", { class: "note" }, item.address)),
       el("td", {}, item.called),
-      el("td", { class: "breakable" }, item.reason),
+      el("td", { class: "breakable" }, sentence(item.reason)),
       el("td", {}, formatTime(item.last), el("div", { class: "note" }, t("times", { number: formatNumber(item.times) }))),
       el("td", {}, item.calling && !known ? el("button", { type: "button", class: "small",
         "aria-label": t("allow-what", { name: item.calling }), click: () => edit(answer, null, given, done) }, t("allow")) : ""));

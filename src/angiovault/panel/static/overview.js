@@ -118,9 +118,9 @@
 
   function associationsPart(items) {
     if (!items.length) return el("div");
-    const rows = items.map((item) => el("tr", {}, el("td", { class: "time" }, item.time.slice(5, 16)),
+    const rows = items.map((item) => el("tr", {}, el("td", { class: "time" }, formatTime(item.time)),
       el("th", { scope: "row" }, item.device || item.calling, el("div", { class: "note" }, item.address)),
-      el("td", { class: "breakable" }, tallyText(item.tally), item.ok ? null : el("div", { class: "error" }, item.ending))));
+      el("td", { class: "breakable" }, tallyText(item.tally), item.ending === "released" ? null : el("div", { class: "error" }, t(`ending.${item.ending}`)))));
     return card(t("associations.title"), el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("time")),
       el("th", { scope: "col" }, t("refusals.who")), el("th", { scope: "col" }, t("associations.what")))),
     el("tbody", {}, ...rows)));

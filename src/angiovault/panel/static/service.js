@@ -31,10 +31,10 @@
       "check-called-ae-title": helped("check-called-ae-title", el("input", { type: "checkbox" })),
       storage: helped("storage", storage, { beside: [choose], help: t(answer.nas ? "help.storage-nas" : "help.storage") }),
       "tls-port": helped("tls-port", textInput({ inputmode: "numeric", class: "narrow" })),
-      "tls-certificate": simple("tls-certificate", textInput()),
-      "tls-key": simple("tls-key", textInput()),
-      "tls-client-ca": simple("tls-client-ca", textInput()),
-      "log-level": simple("log-level", choiceInput(rules["log-level"], "level", values["log-level"])),
+      "tls-certificate": helped("tls-certificate", textInput()),
+      "tls-key": helped("tls-key", textInput()),
+      "tls-client-ca": helped("tls-client-ca", textInput()),
+      "log-level": helped("log-level", choiceInput(rules["log-level"], "level", values["log-level"])),
     };
     for (const [name, field] of Object.entries(fields)) field.value = values[name];
     return fields;
@@ -51,10 +51,11 @@
       const required = { kind: "text", empty: false };
       this.fields = [
         new Field("index-where", t("index.where"), textInput({ value: index.where }), { rule: required, note: t("index.where.note") }),
-        new Field("index-database", t("index.database"), textInput({ value: index.database }), { rule: required }),
-        new Field("index-user", t("index.user"), textInput({ value: index.user }), { rule: required }),
+        new Field("index-database", t("index.database"), textInput({ value: index.database }),
+          { rule: required, help: t("help.index-database") }),
+        new Field("index-user", t("index.user"), textInput({ value: index.user }), { rule: required, help: t("help.index-user") }),
         new Field("index-password", t("index.password"),
-          el("input", { type: "password", autocomplete: "new-password" }), { note: kept }),
+          el("input", { type: "password", autocomplete: "new-password" }), { note: kept, help: t("help.index-password") }),
       ];
       this.result = el("div", { role: "status" });
       const test = el("button", { type: "button", click: () => this.test(test) }, t("index.test"));
@@ -183,6 +184,7 @@
     const fields = makeFields(answer);
     const index = new IndexFields(answer.index, answer.nas);
     const status = el("div", { class: "status", role: "status" }, outcome);
+    const effects = el("div", { class: "effects", role: "status" });
     const save = el("button", { type: "submit", class: "primary" }, t("save"));
     const discard = el("button", { type: "button", click: () => again(null) }, t("discard"));
     const nodes = (...names) => names.map((name) => fields[name].node);
@@ -195,8 +197,28 @@
       group(t("group.tls"), ...nodes("tls-port", "tls-certificate", "tls-key", "tls-client-ca")),
       group(t("group.log"), ...nodes("log-level")),
       el("p", { class: "note" }, t("settings.file"), " ", el("code", {}, answer.file)),
-      el("div", { class: "savebar" }, status, el("div", { class: "buttons" }, save, discard)));
+      el("div", { class: "savebar" }, effects, status, el("div", { class: "buttons" }, save, discard)));
     content.append(form);
+
+    // What saving will do to the running service, said before it is done.
+    function showEffects() {
+      const changed = Object.values(fields).filter((field) => field.value.trim() !== initial[field.name].trim());
+      const names = (chosen) => chosen.map((field) => t(`setting.${field.name}`));
+      const restarted = names(changed.filter((field) => answer.restarted_for.includes(field.name)));
+      if (JSON.stringify(index.value) !== initialIndex) restarted.push(t("index.title"));
+      const reopened = names(changed.filter((field) => answer.reopened_for.includes(field.name)));
+      const others = names(changed.filter((field) => !answer.restarted_for.includes(field.name)
+        && !answer.reopened_for.includes(field.name)));
+      const lines = restarted.length
+        ? [["warning", answer.nas ? "apply.will-restart" : "apply.will-restart-here", [...restarted, ...reopened, ...others]]]
+        : [["busy", "apply.will-reopen", reopened], ["busy", "apply.will-be-at-once", others]];
+      effects.replaceChildren(...lines.filter(([, , chosen]) => chosen.length)
+        .map(([kind, key, chosen]) => notice(kind, el("p", {}, t(key, { fields: chosen.join(t("comma")) })))));
+    }
+    const initial = Object.fromEntries(Object.values(fields).map((field) => [field.name, field.value]));
+    const initialIndex = JSON.stringify(index.value);
+    form.addEventListener("input", showEffects);
+    form.addEventListener("change", showEffects);
 
     // Before anything is saved the server looks at what only it can see: ports in use, folders, certificates.
     form.addEventListener("change", async (event) => {
@@ -229,6 +251,7 @@
       }
       const values = Object.fromEntries(all.map((field) => [field.name, field.value]));
       save.disabled = discard.disabled = true;
+      effects.replaceChildren();
       status.replaceChildren(notice("busy", t("apply.busy")));
       try {
         const result = await task("api/service", { values, index: index.value });
