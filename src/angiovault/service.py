@@ -21,6 +21,7 @@ from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.store import StorageError, as_storage_error
+from angiovault.archive.trash import finish_interrupted
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import commitment, messages, query, retrieve, storage, verification
@@ -102,6 +103,7 @@ def open_archive(config: Config, create: bool = False) -> Archive:
     """
     archive = archive_of(config)
     archive.open(create)
+    finish_interrupted(archive)
     return archive
 
 
@@ -168,6 +170,7 @@ class _Held:
             self._said = str(error)
         else:
             self.is_held = True
+            finish_interrupted(self._archive)
 
     def _lock(self) -> None:
         if not self._locked:

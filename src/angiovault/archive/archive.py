@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
 from angiovault.archive.choices import Choices
+from angiovault.archive.exclusion import Exclusion
 from angiovault.archive.finding.selection import StoredInstance
 from angiovault.archive.header import DatasetScanner, Header
 from angiovault.archive.index import (
@@ -63,6 +64,7 @@ class Archive:
         self.store = Store(storage, min_free, expected_id)
         self.index = Index(index_url)
         self.journals = Journals(self.store.private)
+        self.exclusion = Exclusion(self.store.private / "exclusion")
         self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
         self._catching_up = threading.Lock()
         self._recalls = 0
@@ -199,12 +201,15 @@ class Archive:
             self.store, self.add, self.turn, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received
         )
 
-    def turn(self, study_instance_uid: str) -> threading.Lock:
-        """Return the lock under which an instance of a study gets its time of receipt and its row.
+    @contextlib.contextmanager
+    def turn(self, study_instance_uid: str) -> Iterator[None]:
+        """Hold the lock under which an instance of a study gets its time of receipt, its place and its row.
 
-        So both orders are the same, and the first received is the first in the index, also in one made anew.
+        So both orders are the same, and the first received is the first in the index, also in one made anew. Nobody
+        deletes meanwhile.
         """
-        return self._turns[zlib.crc32(study_instance_uid.encode()) % _TURNS]
+        with self._turns[zlib.crc32(study_instance_uid.encode()) % _TURNS], self.exclusion.shared():
+            yield
 
     def add(self, entry: Entry) -> str:
         """Index a file in its place, now or, when the index is away, through the journal; durable on return.
@@ -261,7 +266,8 @@ class Archive:
             done: set[PurePosixPath] = set()
             try:
                 for place in waiting[:most]:
-                    self._add_again(place)
+                    with self.exclusion.shared():
+                        self._add_again(place)
                     done.add(place)
             finally:
                 # A database that was restarted in between may have lost them again: once more, then.

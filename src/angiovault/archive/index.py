@@ -300,7 +300,7 @@ class Index(Database):
         return _KnownSeries(number, 0)
 
     def _folder(self, path: str) -> int:
-        digest = hashlib.sha256(path.encode()).hexdigest()
+        digest = digest_of_folder(path)
         row = self.execute("SELECT id FROM folder WHERE digest = ?", digest).fetchone()
         return int(row[0]) if row else int(Folder.insert(digest=digest, path=path).execute())
 
@@ -351,10 +351,10 @@ class Index(Database):
             Instance.update(current=0).where(Instance.uid == uid).execute()
             Instance.update(current=1).where(Instance.id == chosen.id).execute()
             for series in touched:
-                self._recount(series)
+                self.recount(series)
 
-    def _recount(self, series_number: int) -> None:
-        """Make the counts of a series and its study anew from their current instances."""
+    def recount(self, series_number: int) -> None:
+        """Make the counts of a series and its study anew from their current instances, within a session."""
         current = (Instance.series_id == series_number) & (Instance.current == 1)
         count, size = (
             Instance.select(peewee.fn.COUNT(Instance.id), peewee.fn.COALESCE(peewee.fn.SUM(Instance.size), 0))
@@ -397,6 +397,11 @@ def _raw(header: Header, tag: int) -> bytes:
 
 def _label(header: Header) -> bytes:
     return header.elements.get(_SPECIFIC_CHARACTER_SET, b"")
+
+
+def digest_of_folder(path: str) -> str:
+    """Return by what the row of a folder is found; its path, relative to the storage root, is too long a key."""
+    return hashlib.sha256(path.encode()).hexdigest()
 
 
 def key_of(header: Header, tag: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -34,8 +35,18 @@ class Journal:
         StorageError
             When it cannot be written.
         """
+        self.extend([place])
+
+    def extend(self, places: Sequence[PurePosixPath]) -> None:
+        """Add paths durably, all or none.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be written.
+        """
         with as_storage_error("cannot write the journal"), locked(self._lock):
-            append_line(self.path, str(place))
+            append_line(self.path, "\n".join(map(str, places)))
 
     def waiting(self) -> bool:
         """Return whether there is anything in the list."""
@@ -87,8 +98,7 @@ class Journal:
         """
         places = other.entries()
         if places:
-            with as_storage_error("cannot write the journal"), locked(self._lock):
-                append_line(self.path, "\n".join(map(str, places)))
+            self.extend(places)
             other.remove(set(places))
 
     def replace(self, other: Journal) -> None:
@@ -158,3 +168,15 @@ class Journals:
             When the lists cannot be written.
         """
         self.waiting.take(self.aside)
+
+    def forget(self, places: set[PurePosixPath]) -> None:
+        """Take paths out of all lists: what lay there was deleted.
+
+        Raises
+        ------
+        StorageError
+            When the lists cannot be written.
+        """
+        for journal in (self.waiting, self.aside, self._recent, self._earlier):
+            if not places.isdisjoint(journal.entries()):
+                journal.remove(places)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from threading import Lock
 from types import TracebackType
 
 from angiovault.archive import filemeta, layout
@@ -43,7 +43,7 @@ class Reception:
     add : Callable
         Makes the file findable, durably, and returns what became of it, see `Archive.add`.
     turn : Callable
-        Returns the lock of a study, see `Archive.turn`.
+        Holds the lock of a study, see `Archive.turn`.
     sop_class_uid, sop_instance_uid, transfer_syntax, calling, received : str
         What is said of the instance, see `Archive.receive`.
     """
@@ -52,7 +52,7 @@ class Reception:
         self,
         store: Store,
         add: Callable[[Entry], str],
-        turn: Callable[[str], Lock],
+        turn: Callable[[str], AbstractContextManager[None]],
         sop_class_uid: str,
         sop_instance_uid: str,
         transfer_syntax: str,
