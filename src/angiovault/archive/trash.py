@@ -124,7 +124,7 @@ class Trash:
             for _ in range(_ATTEMPTS):
                 self._archive.ready_index()
                 with self._archive.exclusion.exclusive():
-                    index = self._archive.open_index(in_doubt=True)
+                    index = self._archive.open_index()
                     index.require_complete()
                     if self._archive.behind:  # since a moment ago; whatever waits has to be in the index first
                         continue
