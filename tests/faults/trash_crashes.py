@@ -36,7 +36,7 @@ def in_child(work: Callable[[], None]) -> int:
         try:
             work()
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it was, the parent hears of it by the exit code
             sys.excepthook(*sys.exc_info())
         finally:
             sys.stderr.flush()
@@ -127,16 +127,16 @@ def main(operation: str, storage: Path, index: str, sent: Path, study: str) -> N
         else:
             getattr(trash, operation)(number)
 
+    emptied = operation == "empty"
     for step in range(1, 1000):
         assert in_child(lambda: as_before(storage, index, sent, study, in_trash)) == 0
         all_files = {(path.name, path.read_bytes()) for path in storage.rglob("*.dcm")}
         code = in_child(lambda step=step: act(step))  # type: ignore[misc]
         assert code in (0, -signal.SIGKILL), f"step {step}: {code}"
-        emptied = operation == "empty"
         done = in_child(lambda files=all_files: check_everything(storage, index, study, files, emptied))  # type: ignore[misc]
         assert done == 0, f"{operation}, killed before step {step}"
         if code == 0:
-            print(step - 1)
+            sys.stdout.write(f"{step - 1}\n")
             return
 
 

@@ -96,6 +96,11 @@ class Archive:
             raise
         self._closed = ""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has succeeded."""
+        return not self._closed
+
     def _open(self, create: bool, hold: Callable[[], None]) -> None:
         try:
             archive_id = self.store.read_marker()
@@ -241,6 +246,21 @@ class Archive:
             if received >= entry.received:  # the clock was set back: an index made anew must not change its mind
                 Choices(self.store).add(entry.header.sop_instance_uid, content)
         return outcome
+
+    def choose(self, sop_instance_uid: str, content: str) -> None:
+        """Make a version of an instance the current one, durably.
+
+        Raises
+        ------
+        LookupError
+            When there is no such version.
+        IndexUnavailable, StorageError
+            When index or storage are not ready.
+        """
+        index = self.ready_index()
+        with self.exclusion.shared():
+            index.choose(content, sop_instance_uid)
+            Choices(self.store).add(sop_instance_uid, content)
 
     def catch_up(self, most: int = 500) -> int:
         """Index what waits in the journal.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from angiovault.panel.context import Context
-from angiovault.panel.pages import devices, log, overview, service
+from angiovault.panel.pages import devices, log, overview, service, studies
 from angiovault.panel.web import Route
 
 
@@ -24,5 +24,6 @@ PAGES: Final = (
     Page("overview", "overview.js", overview.routes),
     Page("service", "service.js", service.routes),
     Page("devices", "devices.js", devices.routes),
+    Page("studies", "studies.js", studies.routes),
     Page("log", "log.js", log.routes),
 )
