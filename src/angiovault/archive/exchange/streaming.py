@@ -66,6 +66,7 @@ class ZipStream:
         """
         data = b"" if self._reader.closed else self._reader.read(_CHUNK)
         if not data:
+            self._thread.join()  # it knows the reason only after it has closed its end
             if self._failed:
                 raise CannotExport(self._failed)
             raise StopIteration
