@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from angiovault import __version__, commands
+from angiovault import __version__, commands, trash_commands
 from angiovault.archive.index import IndexUnavailable, SchemaTooNew, WrongArchive
 from angiovault.archive.store import StorageError
 from angiovault.config import SETTINGS, add_flags, flag_values, load
@@ -73,6 +73,19 @@ def parser() -> argparse.ArgumentParser:
         actions, "conflicts", commands.conflicts, "list instances that came with several contents, choose one"
     )
     conflicts.add_argument("--choose", metavar="UID=CONTENT", help="make this version of an instance the current one")
+
+    deleting = _command(actions, "delete", trash_commands.delete, "put studies into the trash")
+    deleting.add_argument("uids", nargs="+", metavar="UID", help="Study Instance UID")
+    deleting.add_argument("--yes", action="store_true", help="do not ask")
+
+    trash = actions.add_parser("trash", help="list, restore and remove deleted studies", description="The trash.")
+    trash_actions = trash.add_subparsers(metavar="ACTION", required=True)
+    _command(trash_actions, "list", trash_commands.listed, "list the deleted studies")
+    restoring = _command(trash_actions, "restore", trash_commands.restore, "put a deleted study back")
+    restoring.add_argument("id", metavar="ID", help="as `trash list` shows it")
+    emptying = _command(trash_actions, "empty", trash_commands.empty, "remove deleted studies for good")
+    emptying.add_argument("id", nargs="?", metavar="ID", help="as `trash list` shows it; without it, all of them")
+    emptying.add_argument("--yes", action="store_true", help="do not ask")
 
     device = actions.add_parser("device", help="list, add and remove devices", description="The configured devices.")
     device_actions = device.add_subparsers(metavar="ACTION", required=True)

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from angiovault import logs, service, work
-from angiovault.archive import choices, refusals
+from angiovault.archive import refusals
 from angiovault.archive.archive import Archive
 from angiovault.archive.finding.selection import StoredInstance, versions
 from angiovault.archive.finding.selection import conflicts as conflicting
@@ -203,10 +203,9 @@ def conflicts(args: argparse.Namespace) -> int:
     if args.choose:
         uid, _, content = args.choose.partition("=")
         try:
-            index.choose(content, uid)
+            archive.choose(uid, content)
         except LookupError as error:
             raise CommandError(str(error)) from error
-        choices.Choices(archive.store).add(uid, content)
         print(f"{content} is the current version of {uid}")
         return 0
     for uid in conflicting(index):

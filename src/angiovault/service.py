@@ -19,6 +19,7 @@ from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.scrubbing import Scrubber
 from angiovault.archive.store import StorageError, as_storage_error
+from angiovault.archive.trash import finish_interrupted
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import commitment, messages, past, query, retrieve, storage, verification
@@ -108,6 +109,7 @@ def open_archive(config: Config, create: bool = False) -> Archive:
     archive.open(create)
     if left := archive.wait_for_others(_OTHERS_SECONDS):
         log.warning("%d instances that another process acknowledged are not in their places yet", left)
+    finish_interrupted(archive)
     return archive
 
 
@@ -184,6 +186,7 @@ class _Held:
             self._said = str(error)
         else:
             self.is_held = True
+            finish_interrupted(self._archive)
 
     def _lock(self) -> None:
         if not self._locked:

@@ -22,6 +22,7 @@ class Chromium:
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.folder = folder
+        self.downloads = folder / "downloads"
         self.session = ""
 
     def __enter__(self) -> Self:
@@ -32,6 +33,7 @@ class Chromium:
             "binary": program("chromium"),
             # Root cannot have the sandbox, and containers have little shared memory.
             "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--lang=en-US"],
+            "prefs": {"download.default_directory": str(self.downloads)},
         }
         always = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         self.session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": always}})["sessionId"]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 
 from browser.chromium import Chromium
 from browser.desktop import PACKAGE_UID, SESSIONS, TOKEN, Desktop
+from faults import instances
 from harness.processes import Background
+from harness.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -96,3 +100,40 @@ def test_changes_are_asked_for_by_the_page_and_nobody_else(nas: Desktop) -> None
     assert status("admin", **both, Sec_Fetch_Site="cross-site") == 403
     assert status("admin", **both, X_AngioVault_User="boss") == 200
     assert "[device zeego]" in (nas.package / "etc/angiovault.ini").read_text()
+
+
+def test_a_study_is_saved_where_dsm_wants_its_token_for_everything(
+    nas: Desktop, browser: Chromium, tmp_path: Path
+) -> None:
+    """The browser fetches a ZIP file by its address and can send no header along: the token stands in the address."""
+    settings = nas.package / "etc/angiovault.ini"
+    sent = instances.make(tmp_path / "sent", study="1.2.3", name="张^三", size=300_000)
+    command = [sys.executable, "-m", "angiovault.cli", "import", sent, "--config", settings]
+    subprocess.run(command, check=True, capture_output=True)
+    nas.login_check("insisting")
+    browser.open(f"http://127.0.0.1:{nas.port}/nothing.html")
+    browser.set_cookie("id", SESSIONS["admin"])
+    browser.open(f"http://127.0.0.1:{nas.port}/")
+    browser.enter_frame(0)
+    browser.wait_for("main", "CATHLAB")
+    browser.click('nav a[href="#studies"]')
+    browser.wait_for("main", "张三")
+    browser.click("td.actions button")
+    browser.wait_for("main", "Study Instance UID")
+    browser.run("[...document.querySelectorAll('main button')].find((e) => e.innerText === 'Export as ZIP').click();")
+    wait_until(lambda: list(browser.downloads.glob("*.zip")), "the download")
+    (saved,) = browser.downloads.iterdir()
+    assert saved.name.startswith("2024-03-12_张^三_K-1_")
+    with zipfile.ZipFile(saved) as file:
+        (member,) = file.namelist()
+        (kept,) = (tmp_path / "archive").glob("2024/**/*.dcm")
+        assert file.read(member) == kept.read_bytes()
+    log = (tmp_path / "panel.log").read_text(encoding="utf-8")
+    assert "admin exports the study 1.2.3" in log
+    assert "Token" not in log
+
+    # Without the token, or as anybody else, nothing is given.
+    path = "/api/studies/1.2.3/zip"
+    assert nas.request(path, user="admin").status == 403
+    assert nas.request(f"{path}?SynoToken=good.%2FToken", user="visitor").status == 403
+    assert nas.request(f"{path}?SynoToken=good.%2FToken", user=None).status == 403

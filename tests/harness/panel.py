@@ -33,7 +33,11 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    text: str
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
 
     @property
     def json(self) -> Any:
@@ -93,8 +97,12 @@ class Client:
         def start(status: str, headers: list[tuple[str, str]], _error: object = None) -> None:
             seen["status"], seen["headers"] = int(status.split()[0]), {name.lower(): value for name, value in headers}
 
-        text = b"".join(self.app(environ, start)).decode()
-        return Reply(seen["status"], seen["headers"], text)
+        parts = self.app(environ, start)
+        try:
+            body = b"".join(parts)
+        finally:
+            getattr(parts, "close", lambda: None)()  # as every server does (PEP 3333)
+        return Reply(seen["status"], seen["headers"], body)
 
     def get(self, path: str) -> Any:
         """Return the JSON at a path."""

@@ -21,7 +21,10 @@ POSTS = [
     *("/api/devices/add", "/api/devices/change", "/api/devices/remove", "/api/devices/echo"),
     *("/api/jobs", "/api/jobs/<number>/cancel", "/api/jobs/<number>/again", "/api/jobs/<number>/remove"),
     *("/api/commitments/<number>/retry", "/api/commitments/<number>/cancel"),
+    *("/api/conflicts/choose", "/api/trash/add", "/api/trash/restore", "/api/trash/empty"),
 ]
+GETS_OF_AN_ARCHIVE = ["/api/studies", "/api/studies/<uid>", "/api/studies/<uid>/zip", "/api/trash"]
+"""Here there is none yet; see test_panel_studies."""
 
 
 @pytest.fixture
@@ -44,8 +47,8 @@ def assert_guarded(reply: Reply) -> None:
 
 def test_every_route_is_known_to_these_tests(client: Client) -> None:
     routes = [route for page in PAGES for route in page.routes(client.context)]
-    known = {("GET", path) for path in GETS} | {("POST", path) for path in POSTS} | {("GET", "/api/log/file")}
-    known |= {("GET", "/api/jobs/<number>")}
+    gets = [*GETS, *GETS_OF_AN_ARCHIVE, "/api/log/file", "/api/jobs/<number>"]
+    known = {("GET", path) for path in gets} | {("POST", path) for path in POSTS}
     assert {(route.method, route.path) for route in routes} <= known
 
 
@@ -58,6 +61,16 @@ def test_pages_answer_administrators_only(client: Client, path: str) -> None:
     refused = client.ask(path, headers={"X-AngioVault-User": None})
     assert (refused.status, refused.error) == (403, "refused.user")
     assert_guarded(refused)
+
+
+@pytest.mark.parametrize("path", GETS_OF_AN_ARCHIVE)
+def test_an_archive_is_shown_to_administrators_only(client: Client, path: str) -> None:
+    path = path.replace("<uid>", "1.2.3")
+    refused = client.ask(path, headers={"X-AngioVault-User": None})
+    assert (refused.status, refused.error) == (403, "refused.user")
+    away = client.ask(path)
+    assert (away.status, away.error) == (409, "refused.archive")
+    assert_guarded(away)
 
 
 @pytest.mark.parametrize("path", POSTS)

@@ -271,7 +271,7 @@ class Adding:
     def _folder(self, path: str) -> int:
         number = self._folders.get(path)
         if number is None:
-            digest = hashlib.sha256(path.encode()).hexdigest()
+            digest = digest_of_folder(path)
             row = self._execute("SELECT id FROM folder WHERE digest = ?", digest).fetchone()
             number = int(row[0]) if row else int(Folder.insert(digest=digest, path=path).execute())
             self._folders[path] = number
@@ -305,6 +305,11 @@ def _raw(header: Header, tag: int) -> bytes:
 
 def _label(header: Header) -> bytes:
     return header.elements.get(_SPECIFIC_CHARACTER_SET, b"")
+
+
+def digest_of_folder(path: str) -> str:
+    """Return by what the row of a folder is found; its path, relative to the storage root, is too long a key."""
+    return hashlib.sha256(path.encode()).hexdigest()
 
 
 def key_of(header: Header, tag: int) -> str:

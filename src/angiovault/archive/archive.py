@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
 from angiovault.archive.choices import Choices
+from angiovault.archive.exclusion import Exclusion
 from angiovault.archive.finding.selection import StoredInstance
 from angiovault.archive.header import scan
 from angiovault.archive.index import (
@@ -66,10 +67,11 @@ class Archive:
         self.store = Store(storage, min_free, expected_id)
         self.index = Index(index_url)
         self.journals = Journals(self.store.private)
+        self.exclusion = Exclusion(self.store.private / "exclusion")
         self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
         self._catching_up = threading.Lock()
         self._recalls = 0
-        self.settler = Settler(self.store, self.index_together, self.move)
+        self.settler = Settler(self.store, self.index_together, self.move, self.exclusion.shared)
 
     # ---- being open
 
@@ -101,6 +103,11 @@ class Archive:
             raise
         self._closed = ""
         self.settler.recover(self.store.incoming.waiting("all" if alone else "dead"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has succeeded."""
+        return not self._closed
 
     def _open(self, create: bool, hold: Callable[[], None]) -> None:
         try:
@@ -281,6 +288,21 @@ class Archive:
             path.rename(self.store.root / place)
             return True
 
+    def choose(self, sop_instance_uid: str, content: str) -> None:
+        """Make a version of an instance the current one, durably.
+
+        Raises
+        ------
+        LookupError
+            When there is no such version.
+        IndexUnavailable, StorageError
+            When index or storage are not ready.
+        """
+        index = self.ready_index()
+        with self.exclusion.shared():
+            index.choose(content, sop_instance_uid)
+            Choices(self.store).add(sop_instance_uid, content)
+
     def catch_up(self, most: int = 500) -> int:
         """Index what waits in the journal.
 
@@ -296,26 +318,30 @@ class Archive:
         NotMounted, StorageError
             When the storage is away.
         """
-        if not self._catching_up.acquire(blocking=False):
-            raise IndexUnavailable("the index is catching up with instances that came while it was away")
-        try:
-            self.open_index().require_complete()
-            recalls = self._recalls
-            waiting = self.journals.waiting.entries()[:most]
-            done: set[PurePosixPath] = set()
+        with self.exclusion.shared():  # before `_catching_up`, as whoever settles does
+            if not self._catching_up.acquire(blocking=False):
+                raise IndexUnavailable("the index is catching up with instances that came while it was away")
             try:
-                for start in range(0, len(waiting), _TOGETHER):
-                    places = waiting[start : start + _TOGETHER]
-                    self._add_again(places)
-                    done.update(places)
+                self._catch_up(most)
+                return len(self.journals.waiting.entries())
             finally:
-                # A database that was restarted in between may have lost them again: once more, then.
-                if done and self._recalls == recalls:
-                    self.journals.waiting.remove(done)
-                    log.info("indexed %d instances that came while the index was away", len(done))
-            return len(self.journals.waiting.entries())
+                self._catching_up.release()
+
+    def _catch_up(self, most: int) -> None:
+        self.open_index().require_complete()
+        recalls = self._recalls
+        waiting = self.journals.waiting.entries()[:most]
+        done: set[PurePosixPath] = set()
+        try:
+            for start in range(0, len(waiting), _TOGETHER):
+                places = waiting[start : start + _TOGETHER]
+                self._add_again(places)
+                done.update(places)
         finally:
-            self._catching_up.release()
+            # A database that was restarted in between may have lost them again: once more, then.
+            if done and self._recalls == recalls:
+                self.journals.waiting.remove(done)
+                log.info("indexed %d instances that came while the index was away", len(done))
 
     def _add_again(self, places: Sequence[PurePosixPath]) -> None:
         """Index files of a journal; those that cannot be are put aside, so that they do not hold up all others."""

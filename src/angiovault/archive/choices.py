@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 from angiovault.archive.durable import append_line, locked
 from angiovault.archive.store import Store, as_storage_error
+
+_NONE: Final = "none"
 
 
 class Choices:
@@ -27,7 +32,8 @@ class Choices:
             except FileNotFoundError:
                 return {}
         pairs = (line.split() for line in lines)
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+        chosen = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+        return {uid: content for uid, content in chosen.items() if content != _NONE}
 
     def add(self, uid: str, content: str) -> None:
         """Remember a choice durably.
@@ -39,3 +45,16 @@ class Choices:
         """
         with as_storage_error("cannot keep a choice between versions"), locked(self._lock):
             append_line(self._path, f"{uid} {content}")
+
+    def forget(self, uids: Iterable[str]) -> None:
+        """Forget the choices about instances durably: the order of receipt counts again.
+
+        Raises
+        ------
+        StorageError
+            When it cannot be written.
+        """
+        lines = [f"{uid} {_NONE}" for uid in uids]
+        if lines:
+            with as_storage_error("cannot forget a choice between versions"), locked(self._lock):
+                append_line(self._path, "\n".join(lines))

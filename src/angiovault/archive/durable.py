@@ -83,6 +83,27 @@ def append_line(path: Path, line: str) -> None:
         fsync_directory(path.parent)
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Replace a text file's content in one step, durable on return; for the same user only.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "w", encoding="utf-8", opener=_for_us_only) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    fsync_directory(path.parent)
+
+
+def _for_us_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and what is missing above it, each durable in its parent."""
     folder = folder.absolute()

@@ -167,10 +167,10 @@ class Index(Database):
             Instance.update(current=0).where(Instance.uid == uid).execute()
             Instance.update(current=1).where(Instance.id == chosen.id).execute()
             for series in touched:
-                self._recount(series)
+                self.recount(series)
 
-    def _recount(self, series_number: int) -> None:
-        """Make the counts of a series and its study anew from their current instances."""
+    def recount(self, series_number: int) -> None:
+        """Make the counts of a series and its study anew from their current instances, within a session."""
         current = (Instance.series_id == series_number) & (Instance.current == 1)
         count, size = (
             Instance.select(peewee.fn.COUNT(Instance.id), peewee.fn.COALESCE(peewee.fn.SUM(Instance.size), 0))

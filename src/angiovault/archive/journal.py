@@ -27,7 +27,7 @@ class Journal:
         self._lock = path.with_name(path.name + ".lock")
 
     def append(self, *places: PurePosixPath) -> None:
-        """Add paths durably.
+        """Add paths durably, all or none.
 
         Raises
         ------
@@ -87,8 +87,7 @@ class Journal:
         """
         places = other.entries()
         if places:
-            with as_storage_error("cannot write the journal"), locked(self._lock):
-                append_line(self.path, "\n".join(map(str, places)))
+            self.append(*places)
             other.remove(set(places))
 
     def replace(self, other: Journal) -> None:
@@ -158,3 +157,15 @@ class Journals:
             When the lists cannot be written.
         """
         self.waiting.take(self.aside)
+
+    def forget(self, places: set[PurePosixPath]) -> None:
+        """Take paths out of all lists: what lay there was deleted.
+
+        Raises
+        ------
+        StorageError
+            When the lists cannot be written.
+        """
+        for journal in (self.waiting, self.aside, self._recent, self._earlier):
+            if not places.isdisjoint(journal.entries()):
+                journal.remove(places)

@@ -19,6 +19,7 @@ from angiovault.archive.archive import Archive
 from angiovault.archive.choices import Choices
 from angiovault.archive.index import Entry, IndexIncomplete
 from angiovault.archive.store import StorageError, as_storage_error
+from angiovault.archive.trash import finish_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +77,14 @@ def reindex(
     """
     index = archive.open_index()
     archive.settler.wait()
+    finish_interrupted(archive)
     with _alone(archive):
         if if_incomplete and _is_complete(archive):
             return
         # From here on nobody else adds to the index; whatever was added before lies in its place and will be listed.
-        was_complete = index.mark(complete=False)
+        # Nor does anybody delete: that has ended now, and does not begin while the index is incomplete.
+        with archive.exclusion.shared():
+            was_complete = index.mark(complete=False)
         with _order(archive) as order:
             try:
                 total = _collect(archive, order, watch)

@@ -145,7 +145,7 @@ class Scrubber:
                 began=float(found["began"]),
                 after=str(found["after"]),
                 files=int(found["files"]),
-                damaged=[str(place) for place in found["damaged"]],
+                damaged=[str(place) for place in found["damaged"] if (archive.store.root / str(place)).exists()],
                 finished=float(found["finished"]),
             )
         except (ValueError, TypeError, KeyError) as error:

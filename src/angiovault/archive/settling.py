@@ -11,6 +11,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from angiovault.archive import filemeta, header, layout
 from angiovault.archive.adding import Entry
 from angiovault.archive.incoming import Incoming, now
-from angiovault.archive.store import StorageError, Store
+from angiovault.archive.store import NO_LINKS, StorageError, Store
 from angiovault.archive.verifying import digest_of
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ _LINGER: Final = 0.2
 _RETRY: Final = 1.0
 _LOST: Final = "lost"
 _LONGEST_WAIT: Final = 30.0
-_NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 # What is wrong with one folder, not with the storage.
 _OF_ONE_PLACE: Final = frozenset((errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP))
 
@@ -71,6 +71,8 @@ class Settler:
         Makes files findable, durably, and returns what became of each, see `Archive.index_together`.
     move : Callable
         Brings a file to its place where there are no hard links, see `Archive.move`.
+    shared : Callable
+        Keeps away those who take something out of the archive, see `Exclusion.shared`.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class Settler:
         store: Store,
         index: Callable[[Sequence[Entry]], list[str]],
         move: Callable[[Path, PurePosixPath], bool],
+        shared: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._store = store
+        self._shared = shared
         self._index = index
         self._move = move
         self._lock = threading.Lock()
@@ -206,7 +210,9 @@ class Settler:
         while batch := self._next():
             problem = None
             try:
-                self._settle(batch)
+                self._store.check_mounted()
+                with self._shared():  # a place that is taken must stay so until its row is there
+                    self._settle(batch)
             except StorageError as error:
                 problem = error
             except Exception as error:
@@ -257,7 +263,6 @@ class Settler:
     # ---- settling
 
     def _settle(self, batch: list[Sealed]) -> None:
-        self._store.check_mounted()
         placed = [item for item in batch if self._place(item)]
         entries = [item.entry for item in placed if item.entry]
         if entries:
@@ -291,7 +296,7 @@ class Settler:
             try:
                 there = self._store.link(item.path, place)
             except OSError as error:
-                if error.errno not in _NO_LINKS:
+                if error.errno not in NO_LINKS:
                     raise
                 there = self._move(item.path, place)
             if not there:

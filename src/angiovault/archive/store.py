@@ -32,6 +32,7 @@ __all__ = ["MARKER", "PRIVATE_FOLDER", "NoRoom", "NotMounted", "StorageError", "
 
 PRIVATE_FOLDER: Final = ".angiovault"
 MARKER: Final = "archive.json"
+NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 _KNOWN_FOLDERS: Final = 10_000
 
 
@@ -242,7 +243,12 @@ class Store:
         target = self.root / place
         with as_storage_error(f"cannot replace {place}"), self._lock:
             os.rename(target, target.with_name(f"{target.name[: -len('.dcm')]}.damaged"))
-            os.link(temporary, target)
+            try:
+                os.link(temporary, target)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                os.rename(temporary, target)
             fsync_directory(target.parent)
 
     def _make_folder(self, folder: Path) -> None:

@@ -113,13 +113,13 @@ def export(
     wanted = find(archive, uids)
     if lies_in(archive.store, to):
         raise CannotExport(f"{to} lies in the storage of the archive: choose a folder elsewhere")
-    plan = list(zip(wanted, _media_names(wanted) if dicomdir else _readable_names(wanted), strict=True))
+    plan = list(zip(wanted, media_names(wanted) if dicomdir else readable_names(wanted), strict=True))
     directory = Directory() if dicomdir else None
-    with _as_cannot_export(to), _zip_of(wanted, to) if as_zip else _Folder(to) as target:
+    with _as_cannot_export(to), _Zip(to, zip_name(wanted)) if as_zip else _Folder(to) as target:
         target.check([path for _, path in plan] + ([_DICOMDIR] if dicomdir else []), wanted)
         written: list[StoredInstance] = []
         for instance, path in plan:
-            exported = _export(archive, instance, path, target, directory)
+            exported = copy_out(archive, instance, path, target, directory)
             if not exported.problem:
                 written.append(instance)
             yield exported
@@ -131,13 +131,24 @@ def export(
             target.finish()
 
 
-def _export(
-    archive: Archive, instance: StoredInstance, path: PurePosixPath, target: _Folder | _Zip, directory: Directory | None
+def copy_out(
+    archive: Archive, instance: StoredInstance, path: PurePosixPath, target: _Folder | Zip, directory: Directory | None
 ) -> Exported:
+    """Copy one instance to a path of a folder or a ZIP file, and enter it in the DICOMDIR, if there is to be one.
+
+    Raises
+    ------
+    NotMounted
+        When the storage is away.
+    CannotExport
+        When a ZIP file cannot be gone on with.
+    OSError
+        When the target cannot be written.
+    """
     name = target.name(path)
     try:
         # A member cannot be taken out of a ZIP again, so it is read once more beforehand.
-        if isinstance(target, _Zip) and not sound(archive.store, instance):
+        if isinstance(target, Zip) and target.checks(instance) and not sound(archive.store, instance):
             raise StorageError(f"{instance.path} is damaged: `angiovault verify` says more")
         with archive.open_instance(instance) as (source, length):
             offset = source.tell()
@@ -179,13 +190,13 @@ def _read(source: BinaryIO, most: int, instance: StoredInstance) -> bytes:
 # ---- names
 
 
-def _readable_names(wanted: Iterable[StoredInstance]) -> Iterator[PurePosixPath]:
+def readable_names(wanted: Iterable[StoredInstance]) -> Iterator[PurePosixPath]:
     """Name the files as in the archive, without its folders of years and months."""
     for instance in wanted:
         yield PurePosixPath(*(layout.clean(part, layout.LONGEST_NAME) for part in instance.path.parts[-3:]))
 
 
-def _media_names(wanted: Iterable[StoredInstance]) -> Iterator[PurePosixPath]:
+def media_names(wanted: Iterable[StoredInstance]) -> Iterator[PurePosixPath]:
     """Name the files as File IDs (PS3.10 8.2): at most eight components of at most eight of A-Z, 0-9 and _."""
     studies: dict[PurePosixPath, dict[PurePosixPath, Iterator[int]]] = {}
     numbers: dict[PurePosixPath, tuple[int, int]] = {}
@@ -289,8 +300,45 @@ class _Folder:
             fsync_directory(folder)
 
 
-class _Zip:
-    """A ZIP file (PS3.12 V), which gets its name when it is whole."""
+class Zip:
+    """What the members of a ZIP file (PS3.12 V) are written to."""
+
+    _zip: zipfile.ZipFile
+    _uncompressed: frozenset[str] = frozenset()
+    """Transfer syntaxes whose instances are worth compressing."""
+
+    def name(self, path: PurePosixPath) -> str:
+        """Return what a member is called in messages."""
+        return str(path)
+
+    def checks(self, instance: StoredInstance) -> bool:
+        """Return whether an instance is to be read as a whole before its member is begun."""
+        return True
+
+    @contextlib.contextmanager
+    def create(
+        self, path: PurePosixPath, instance: StoredInstance | None = None, modified: float = 0
+    ) -> Iterator[BinaryIO]:
+        """Give a new member to be written; compressed if that is worth it."""
+        year, *rest = time.localtime(modified or time.time())[:6]
+        info = zipfile.ZipInfo(str(path), (min(max(year, 1980), 2107), *rest))  # type: ignore[arg-type]
+        info.external_attr = 0o644 << 16
+        info._compresslevel = 1  # type: ignore[attr-defined]  # without a public name before Python 3.13
+        if instance is None or instance.transfer_syntax in self._uncompressed:
+            info.compress_type = zipfile.ZIP_DEFLATED
+        # Whether it needs the 64 bit form has to be known before; the head is longer than any that is written.
+        info.file_size = 0 if instance is None else instance.size + (1 << 16)
+        try:
+            with self._zip.open(info, "w") as member:
+                yield cast(BinaryIO, member)
+        except (StorageError, HeaderError) as error:  # half a member is in the ZIP now
+            raise CannotExport(f"{error}; there is no ZIP file without it") from error
+
+
+class _Zip(Zip):
+    """A ZIP file on disk, which gets its name when it is whole."""
+
+    _uncompressed = _UNCOMPRESSED
 
     def __init__(self, to: Path, name: str) -> None:
         self._to = to
@@ -322,25 +370,6 @@ class _Zip:
         if os.path.lexists(self._target):
             raise FileExistsError(errno.EEXIST, "is there already", str(self._target))
 
-    @contextlib.contextmanager
-    def create(
-        self, path: PurePosixPath, instance: StoredInstance | None = None, modified: float = 0
-    ) -> Iterator[BinaryIO]:
-        """Give a new member to be written; compressed unless its pixels are."""
-        year, *rest = time.localtime(modified or time.time())[:6]
-        info = zipfile.ZipInfo(str(path), (min(max(year, 1980), 2107), *rest))  # type: ignore[arg-type]
-        info.external_attr = 0o644 << 16
-        info._compresslevel = 1  # type: ignore[attr-defined]  # without a public name before Python 3.13
-        if instance is None or instance.transfer_syntax in _UNCOMPRESSED:
-            info.compress_type = zipfile.ZIP_DEFLATED
-        # Whether it needs the 64 bit form has to be known before; the head is longer than any that is written.
-        info.file_size = 0 if instance is None else instance.size + (1 << 16)
-        try:
-            with self._zip.open(info, "w") as member:
-                yield cast(BinaryIO, member)
-        except (StorageError, HeaderError) as error:  # half a member is in the ZIP now
-            raise CannotExport(f"{error}; there is no ZIP file without it") from error
-
     def finish(self) -> None:
         """Give the ZIP file its name, durably."""
         self._zip.close()
@@ -352,8 +381,8 @@ class _Zip:
         fsync_directory(self._to)
 
 
-def _zip_of(wanted: Sequence[StoredInstance], to: Path) -> _Zip:
+def zip_name(wanted: Sequence[StoredInstance]) -> str:
     """Name a ZIP file after the first study in it."""
     studies = list(dict.fromkeys(instance.path.parts[-3] for instance in wanted))
     more = f"_and_{len(studies) - 1}_more" if len(studies) > 1 else ""
-    return _Zip(to, f"{layout.clean(studies[0], layout.LONGEST_NAME - len(more) - 4)}{more}.zip")
+    return f"{layout.clean(studies[0], layout.LONGEST_NAME - len(more) - 4)}{more}.zip"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from angiovault.panel.context import Context
-from angiovault.panel.pages import devices, jobs, log, overview, service
+from angiovault.panel.pages import devices, jobs, log, overview, service, studies
 from angiovault.panel.web import Route
 
 
@@ -24,6 +24,7 @@ PAGES: Final = (
     Page("overview", "overview.js", overview.routes),
     Page("service", "service.js", service.routes),
     Page("devices", "devices.js", devices.routes),
+    Page("studies", "studies.js", studies.routes),
     Page("jobs", "jobs.js", jobs.routes),
     Page("log", "log.js", log.routes),
 )

@@ -1,0 +1,77 @@
+"""Keeping those who add to the archive and those who take from it apart, across threads and processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from angiovault.archive.store import as_storage_error
+
+_FLAGS: Final = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
+
+
+class Exclusion:
+    """A lock that many may share or one may hold alone; it ends with the process that holds it.
+
+    Every acquisition opens the files anew, so that it holds between threads as well (flock(2)). Whoever wants to be
+    alone first closes a turnstile: those who come later wait until he has had his turn, so that a stream of receptions
+    does not keep him out for ever. He opens it again as soon as he is alone, and those who waited go in before the
+    next one who wants to be.
+
+    A thread that holds it may not ask for it again.
+
+    Parameters
+    ----------
+    path : Path
+        The lock's file, made when it is missing; the turnstile lies beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._turnstile = path.with_name(path.name + ".turnstile")
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold it together with others who share it: while a file gets its place and its row.
+
+        Raises
+        ------
+        StorageError
+            When the lock's files cannot be opened.
+        """
+        with _locked(self._path, self._turnstile, fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold it alone: while files and their rows go.
+
+        Raises
+        ------
+        StorageError
+            When the lock's files cannot be opened.
+        """
+        with _locked(self._path, self._turnstile, fcntl.LOCK_EX):
+            yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, turnstile: Path, how: int) -> Iterator[None]:
+    with as_storage_error("cannot lock the archive"):
+        descriptor = os.open(path, _FLAGS, 0o600)
+    try:
+        with as_storage_error("cannot lock the archive"):
+            gate = os.open(turnstile, _FLAGS, 0o600)
+            try:
+                fcntl.flock(gate, how)
+                fcntl.flock(descriptor, how)
+            finally:
+                os.close(gate)
+        yield
+    finally:
+        os.close(descriptor)
+
