@@ -64,7 +64,7 @@ def take_in(archive: Archive, paths: Sequence[Path], move: bool, counts: Counts,
     def watch() -> None:
         report.advance(0)
 
-    report.expect(importing.count_files(paths, watch))
+    report.expect(importing.count_files(paths, archive.store, watch))
     for item in importing.import_paths(archive, paths, move, watch):
         counts[item.outcome] += 1
         if item.reason and item.outcome not in ("skipped", "done before"):
@@ -135,7 +135,8 @@ def verify(
             passed(str(finding.place))
             report.advance(1)
     try:
-        for place in verifying.missing_files(archive.store, archive.index) if not problem else ():
+        places = verifying.missing_files(archive.store, archive.index, lambda: report.advance(0))
+        for place in places if not problem else ():
             archive.store.check_mounted()
             counts[MISSING] += 1
             report.say(f"missing: {place}")

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 
 from angiovault.config import load
+from angiovault.panel.place import Place
 from angiovault.service import open_archive
-from harness.jobs import files, stored
+from harness.dcmtk import findscu
+from harness.jobs import files, look, start, stored, wait_for
+from harness.panel import Client
 from harness.processes import Background
+from harness.service import Service
 from harness.waiting import wait_until
 
 _MANY = 400
@@ -80,11 +84,12 @@ def _panel(ended: ExitStack, settings: Path, path: Path) -> Background:
     return panel
 
 
-def _children(pid: int) -> list[int]:
+def _children(pid: int, what: str = "") -> list[int]:
+    """Return the processes that a process has started, those with a certain word in their command."""
     found: list[int] = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
         found += map(int, (thread / "children").read_text().split())
-    return found
+    return [child for child in found if what.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def _wait_for_items(path: Path, number: str) -> None:
@@ -133,4 +138,32 @@ def test_a_panel_stays_as_long_as_a_job_runs(settings: Path, tmp_path: Path) -> 
         assert panel.wait(60) == 0  # and nobody asks it anything meanwhile
     job = json.loads((tmp_path / f"archive/.angiovault/jobs/{number}.json").read_text())
     assert (job["state"], job["items"]) == ("done", _MANY)
+    assert stored(settings) == sorted(uids)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+def test_an_index_whose_making_is_cut_off_is_made_by_the_service(
+    service: Callable[..., Service], tmp_path: Path, how: str
+) -> None:
+    running = service(unknown_devices="all")
+    settings = tmp_path / "panel.ini"
+    settings.write_text(f"[archive]\nstorage = {running.storage}\n", encoding="utf-8")
+    uids = files(tmp_path / "disc", _MANY)
+    client = Client(Place(settings))
+    try:
+        wait_for(client, start(client, "import", path=str(tmp_path / "disc")), "done")
+        number = start(client, "reindex")
+        # The total is written down with the first file: the old index is gone by then.
+        wait_until(lambda: look(client, number)["total_items"], "the rebuilding to begin")
+        if how == "cancelled":
+            assert client.post(f"/api/jobs/{number}/cancel", {}).status == 200
+        else:
+            (job,) = _children(os.getpid(), "angiovault.jobs.process")
+            os.kill(job, signal.SIGKILL)
+        assert wait_for(client, number, "cancelled", "interrupted", seconds=10)["items"] < _MANY
+        keys = ["QueryRetrieveLevel=STUDY", "StudyInstanceUID", "NumberOfStudyRelatedInstances"]
+        (found,) = wait_until(lambda: findscu(running.peer, keys).data_sets, "the study to be found", seconds=60)
+        assert found.NumberOfStudyRelatedInstances == _MANY
+    finally:
+        client.context.jobs.close(10)
     assert stored(settings) == sorted(uids)

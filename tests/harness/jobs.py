@@ -50,7 +50,7 @@ def wait_for_progress(client: Client, number: str, items: int = 1) -> Any:
 def files(folder: Path, number: int, study: str = "1.2.3", size: int = 0) -> list[str]:
     """Write instances of a study as files, with `size` further bytes in each, and return their UIDs."""
     folder.mkdir(parents=True, exist_ok=True)
-    more: dict[str, bytes | str | int] = {"PixelData": bytes(size)} if size else {}
+    more: dict[str, bytes | str | int] = {"EncapsulatedDocument": bytes(size)} if size else {}
     made = [instance(study, number=each, **more) for each in range(1, number + 1)]
     for each, values in enumerate(made):
         write(values, folder / f"{each:05}.dcm")

@@ -130,6 +130,21 @@ def test_a_sending_to_a_receiver_that_hangs_is_cancelled_at_once(
     assert len(scp.received()) == NUMBER
 
 
+def test_the_sending_of_something_big_is_cancelled_in_its_middle(
+    client: Client, settings: Path, tmp_path: Path, receiver: Callable[..., StoreSCP]
+) -> None:
+    files(tmp_path / "big", 1, "1.2.9", size=64 << 20)
+    wait_for(client, start(client, "import", path=str(tmp_path / "big")), "done")
+    slow = receiver("SLOW", options=("+xa", "--sleep-during", "60"))
+    number = start(client, "send", device=know(settings, slow.peer), uids=["1.2.9"])
+    slow.wait_for_log("C-STORE RQ")
+    assert look(client, number)["total_bytes"] > 64 << 20
+    assert client.post(f"/api/jobs/{number}/cancel", {}).status == 200
+    job = wait_for(client, number, "cancelled", seconds=6)
+    assert (job["items"], job["total_items"], job["counts"]) == (0, 1, {})
+    slow.kill()
+
+
 def test_two_sendings_at_once_and_the_third_waits(
     client: Client, settings: Path, receiver: Callable[..., StoreSCP]
 ) -> None:

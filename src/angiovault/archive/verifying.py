@@ -93,8 +93,10 @@ def verify(store: Store, pace: Callable[[int], None] | None = None, after: str =
     for place in store.instance_files():
         if passed:
             yield check_file(store, place, pace)
-        else:
-            passed = str(place) == after
+            continue
+        passed = str(place) == after
+        if pace is not None:
+            pace(0)
 
 
 def kept(index: Index) -> tuple[int, int]:
@@ -125,8 +127,15 @@ class Pace:
             time.sleep(self._next - now)
 
 
-def missing_files(store: Store, index: Index) -> Iterator[PurePosixPath]:
+def missing_files(store: Store, index: Index, watch: Callable[[], None] = lambda: None) -> Iterator[PurePosixPath]:
     """Yield the paths that the index knows and where no file can be reached.
+
+    Parameters
+    ----------
+    store, index
+        The archive's.
+    watch : Callable
+        Is called for every path, and may end the work by raising.
 
     Raises
     ------
@@ -148,6 +157,7 @@ def missing_files(store: Store, index: Index) -> Iterator[PurePosixPath]:
             return
         for number, folder, file in rows:
             last = number
+            watch()
             place = PurePosixPath(folder, file)
             try:
                 (store.root / place).stat()

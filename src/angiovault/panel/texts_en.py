@@ -504,7 +504,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "commitment.state.delivered": "Delivered",
     "commitment.state.given-up": "Given up",
     "commitment.received": "asked {time}",
-    "commitment.next": "{attempts} attempts, the next one {time}",
+    "commitment.next": "tried {attempts}×, next {time}",
     "commitment.retry": "Retry now",
     "commitment.retry-what": "Retry now: {who}",
     "commitment.cancel": "Give up",
@@ -517,6 +517,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "refused.job-state": "That cannot be done with this job now.",
     "refused.no-archive": "The archive cannot be used now: {reason}",
     "refused.commitment-state": "This request does not wait any more.",
+    "wrong.device-unknown": "There is no device {name}.",
     "wrong.folder-own": "This is the archive's own folder.",
     # ---- studies
     "studies.name": "Patient's name",

@@ -489,6 +489,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "refused.job-state": "该任务目前无法执行此操作。",
     "refused.no-archive": "归档目前无法使用：{reason}",
     "refused.commitment-state": "该请求已不在等待。",
+    "wrong.device-unknown": "没有设备 {name}。",
     "wrong.folder-own": "这是归档系统自己的文件夹。",
     # ---- studies
     "studies.name": "患者姓名",

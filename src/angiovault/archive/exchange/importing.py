@@ -28,7 +28,7 @@ from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.store import StorageError
+from angiovault.archive.store import StorageError, Store
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +89,20 @@ def _nobody() -> None:
     """Watch nothing."""
 
 
-def count_files(paths: Iterable[Path], watch: Watch = _nobody) -> int:
-    """Return how many sources `import_paths` will look at, without opening more than the ZIP files and DICOMDIRs."""
+def count_files(paths: Iterable[Path], store: Store | None = None, watch: Watch = _nobody) -> int:
+    """Return how many sources `import_paths` will look at, without opening more than the ZIP files and DICOMDIRs.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        What is to be imported.
+    store : Store, optional
+        The storage into which, which is passed over itself.
+    watch : Callable
+        Is called for each source, and may end the counting by raising.
+    """
     total = 0
-    for _ in find_sources(paths):
+    for _ in find_sources(paths, store):
         total += 1
         watch()
     return total

@@ -145,7 +145,9 @@ def _device(asked: Asked, context: Context) -> str:
         device = context.devices().by_name(name)
     except ConfigError as error:
         raise Refused(409, "refused.settings", reason=str(error)) from None
-    if device is None or device.destination is None:
+    if device is None:
+        raise Refused(422, "refused.fields", {"device": said("wrong.device-unknown", name=name)})
+    if device.destination is None:
         raise Refused(422, "refused.fields", {"device": said("wrong.device-not-callable")})
     return device.name
 
