@@ -19,11 +19,13 @@ from unittest.mock import Mock
 import pytest
 from pydicom.uid import generate_uid
 
+from angiovault import jsonfile
 from angiovault.dsm import running
 from angiovault.dsm.panel import PanelOnDemand
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.shares import Place
 from angiovault.dsm.supervisor import Supervisor
+from angiovault.reloading import Loading
 from faults import instances
 from harness import synology
 from harness.dcmtk import echoscu, findscu, storescu
@@ -511,6 +513,31 @@ def test_the_copy_of_another_nas_is_not_written_over(nas: Nas, tmp_path: Path) -
         supervisor._backed_up = None
         supervisor._back_up()
         assert f"ae-title = {title}" in copy.read_text()
+    supervisor._panel.close()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_only_a_service_that_does_not_answer_a_reload_begins_anew(
+    answers: bool, nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may answer while it is still being asked."""
+    said = {"pid": os.getpid(), "settings": Loading(1, "a").as_json(), "problems": {}}
+    jsonfile.write(nas.health, said)
+    supervisor = Supervisor(nas, Mock(reload=True, restart=False))
+    supervisor._child = Mock(pid=os.getpid())
+
+    def ask(pid: int) -> bool:
+        if answers:
+            jsonfile.write(nas.health, {**said, "settings": Loading(2, "b").as_json()})
+        return True
+
+    monkeypatch.setattr("angiovault.reloading.ask", ask)
+    monkeypatch.setattr("angiovault.dsm.common_log.is_in_place", lambda _: True)
+    monkeypatch.setattr("angiovault.dsm.supervisor._ANSWER_SECONDS", -1.0)
+    supervisor._take_up()
+    supervisor._child.terminate.assert_not_called()
+    supervisor._hear(supervisor._health())
+    assert supervisor._signals.restart is not answers
     supervisor._panel.close()
 
 

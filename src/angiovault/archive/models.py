@@ -184,5 +184,5 @@ class PastAssociation(Model):
         table_name = "past_association"
 
 
-_WHAT_IS_KEPT = (Archive, Patient, PatientName, Study, StudyPerson, Series, Folder, Instance)
-ALL = (*_WHAT_IS_KEPT, Commitment, Refusal, Contact, PastAssociation)
+_OF_INSTANCES = (Archive, Patient, PatientName, Study, StudyPerson, Series, Folder, Instance)
+ALL = (*_OF_INSTANCES, Commitment, Refusal, Contact, PastAssociation)

@@ -140,14 +140,15 @@ class Supervisor:
     def _take_up(self) -> None:
         """Have the settings taken up as they are now: by the service that runs if it can, else by a new one.
 
-        One that runs says in its health file when it has to begin anew for them; see `_step`.
+        One that runs says in its health file when it has to begin anew for them; see `_hear`.
         """
         restart, self._signals.restart, self._signals.reload = self._signals.restart, False, False
         self._failures, self._next_try, self._backed_up = 0, 0.0, None
-        child = self._child if self._health() and common_log.is_in_place(self._nas) else None
+        before = self._health()  # before it is asked: it may answer at once
+        child = self._child if before and common_log.is_in_place(self._nas) else None
         if not restart and child is not None and reloading.ask(child.pid):
             log.info("the service reads the settings again")
-            self._before, self._answer_due = self._health(), time.monotonic() + _ANSWER_SECONDS
+            self._before, self._answer_due = before, time.monotonic() + _ANSWER_SECONDS
             return
         self._stop_child()
         common_log.write_to(self._nas)  # which may have been taken away
