@@ -82,7 +82,7 @@ def _uid(kind: Kind, study: int, *what: object) -> UID:
 def _write_study(study: Study, kind: Kind, number: int) -> None:
     source = random.Random(f"{kind.name} {number}")
     pixels = source.randbytes(kind.pixel_bytes)
-    data_set = _head(kind, number, source)
+    data_set = head(kind, number, source)
     for image, path in enumerate(study.paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = _uid(kind, number, "image", image)
@@ -91,27 +91,28 @@ def _write_study(study: Study, kind: Kind, number: int) -> None:
         data_set.save_as(path, enforce_file_format=True)
 
 
-def _head(kind: Kind, number: int, source: random.Random) -> FileDataset:
+def head(kind: Kind, number: int, source: random.Random) -> FileDataset:
+    """Return a data set of about 100 elements without pixel data; `number` is that of its study."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(kind.sop_class)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    head = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    head.SpecificCharacterSet = "ISO_IR 100"
-    head.SOPClassUID = kind.sop_class
+    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    made.SpecificCharacterSet = "ISO_IR 100"
+    made.SOPClassUID = kind.sop_class
     for name, value in _identity(kind, number).items():
-        setattr(head, name, value)
+        setattr(made, name, value)
     for name, value in _technique(kind).items():
-        setattr(head, name, value)
-    head.ReferencedPerformedProcedureStepSequence = Sequence([_reference(kind, number, "step")])
-    head.RequestAttributesSequence = Sequence([_request(number)])
+        setattr(made, name, value)
+    made.ReferencedPerformedProcedureStepSequence = Sequence([_reference(kind, number, "step")])
+    made.RequestAttributesSequence = Sequence([_request(number)])
     if kind.frames > 1:
-        head.NumberOfFrames = kind.frames
-        head.FrameIncrementPointer = 0x00181063
-        head.FrameTime = "133.3"
-    private = head.private_block(0x0029, "BENCH HEADER", create=True)
+        made.NumberOfFrames = kind.frames
+        made.FrameIncrementPointer = 0x00181063
+        made.FrameTime = "133.3"
+    private = made.private_block(0x0029, "BENCH HEADER", create=True)
     for element in range(_PRIVATE_ELEMENTS):
         private.add_new(element, "LO", source.randbytes(_PRIVATE_LENGTH // 2).hex())
-    return head
+    return made
 
 
 def _identity(kind: Kind, number: int) -> dict[str, object]:

@@ -42,11 +42,8 @@ class BenchMariaDB(MariaDB):
         if not self.data.exists():
             self._install()
         places = (f"--socket={self.socket}", f"--datadir={self.data}", f"--tmpdir={self.folder}")
-        self._background = Background(
-            [program("mariadbd"), "--no-defaults", "--skip-networking", *places, f"--user={self._user.pw_name}"]
-            + list(self._options),
-            log=self.folder / "log",
-        )
+        options = ("--no-defaults", "--skip-networking", f"--user={self._user.pw_name}", *places, *self._options)
+        self._background = Background([program("mariadbd"), *options], log=self.folder / "log")
         self.background.wait_ready(self._answers, seconds=120)
         return self
 

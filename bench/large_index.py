@@ -169,7 +169,9 @@ class MariaDBLoader:
         with self._file.open("wb") as file:
             file.writelines(map(_line, rows))
         # `binary`: text is UTF-8 already, and heads are bytes.
-        self.execute(f"LOAD DATA INFILE '{self._file}' INTO TABLE {table} CHARACTER SET binary ({', '.join(_COLUMNS[table])})")
+        self.execute(
+            f"LOAD DATA INFILE '{self._file}' INTO TABLE {table} CHARACTER SET binary ({', '.join(_COLUMNS[table])})"
+        )
 
 
 _ESCAPED = ((b"\\", b"\\\\"), (b"\t", b"\\\t"), (b"\n", b"\\\n"), (b"\0", b"\\0"))
