@@ -72,10 +72,11 @@ def studies(cache: Path, kind: Kind, count: int, instances: int) -> tuple[Study,
 
 def _study(folder: Path, kind: Kind, number: int, instances: int) -> Study:
     paths = tuple(folder / f"{number:04}" / f"{image:04}.dcm" for image in range(instances))
-    return Study(_uid(kind, number, "study"), _uid(kind, number, "series"), paths)
+    return Study(uid(kind, number, "study"), uid(kind, number, "series"), paths)
 
 
-def _uid(kind: Kind, study: int, *what: object) -> UID:
+def uid(kind: Kind, study: int, *what: object) -> UID:
+    """Return the UID of something in a study: always the same, and no other's."""
     return generate_uid(entropy_srcs=[kind.name, str(study), *map(str, what)])
 
 
@@ -85,7 +86,7 @@ def _write_study(study: Study, kind: Kind, number: int) -> None:
     data_set = head(kind, number, source)
     for image, path in enumerate(study.paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = _uid(kind, number, "image", image)
+        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = uid(kind, number, "image", image)
         data_set.InstanceNumber = image + 1
         data_set.PixelData = pixels
         data_set.save_as(path, enforce_file_format=True)
@@ -124,7 +125,7 @@ def _identity(kind: Kind, number: int) -> dict[str, object]:
         "PatientAge": "069Y",
         "PatientWeight": "71.5",
         "PatientSize": "1.68",
-        "StudyInstanceUID": _uid(kind, number, "study"),
+        "StudyInstanceUID": uid(kind, number, "study"),
         "StudyDate": f"2026{1 + number % 12:02}{1 + number % 28:02}",
         "StudyTime": f"{number % 24:02}3015.250000",
         "StudyID": f"S{number}",
@@ -133,7 +134,7 @@ def _identity(kind: Kind, number: int) -> dict[str, object]:
         "ReferringPhysicianName": "WANG^FANG",
         "PerformingPhysicianName": "LI^NA",
         "OperatorsName": "CHEN^JIE",
-        "SeriesInstanceUID": _uid(kind, number, "series"),
+        "SeriesInstanceUID": uid(kind, number, "series"),
         "SeriesNumber": 1,
         "SeriesDate": "20261122",
         "SeriesTime": "103020.000000",
@@ -143,7 +144,7 @@ def _identity(kind: Kind, number: int) -> dict[str, object]:
         "AcquisitionTime": "103021.000000",
         "ContentDate": "20261122",
         "ContentTime": "103022.500000",
-        "FrameOfReferenceUID": _uid(kind, number, "frame of reference"),
+        "FrameOfReferenceUID": uid(kind, number, "frame of reference"),
         "ImageType": ["ORIGINAL", "PRIMARY", "SINGLE PLANE"],
         "Manufacturer": "Bench",
         "ManufacturerModelName": "Generator",
@@ -198,7 +199,7 @@ def _technique(kind: Kind) -> dict[str, object]:
 def _reference(kind: Kind, number: int, what: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.3"
-    item.ReferencedSOPInstanceUID = _uid(kind, number, what)
+    item.ReferencedSOPInstanceUID = uid(kind, number, what)
     return item
 
 

@@ -4,10 +4,10 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -63,16 +63,14 @@ class Memory(Row):
     def _watch(self, service: Service) -> Reading:
         size = self.megabytes * 1_000_000
         streams = [Stream(service.peer, 1000 + number, size) for number in range(self.associations)]
-        threads = [threading.Thread(target=stream.send) for stream in streams]
         readings: list[tuple[bool, int]] = []
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            settled = all(stream.sent > _SETTLED for stream in streams)
-            readings.append((settled, probes.pss(service.pid)))
-            time.sleep(_SAMPLE_SECONDS)
-        if any(stream.sent < size for stream in streams):
-            raise ProgramFailed("a large instance was not taken")
+        with ThreadPoolExecutor(self.associations) as pool:
+            sending = [pool.submit(stream.send) for stream in streams]
+            while wait(sending, _SAMPLE_SECONDS).not_done:
+                settled = all(stream.sent > _SETTLED for stream in streams)
+                readings.append((settled, probes.pss(service.pid)))
+            for sent in sending:
+                sent.result()
         early = max(found for settled, found in readings if not settled)
         late = max((found for settled, found in readings if settled), default=early)
         return Reading({PSS: max(early, late) / 1e6, GROWTH: max(0, late - early) / 1e6})
@@ -89,16 +87,16 @@ class Idle(Row):
     def measure(self, sides: Sequence[Side], repeat: int, workshop: Workshop) -> Samples:
         sides = [side for side in sides if side.answers_queries]
         servers: dict[str, Server] = {}
-        folders = {side.name: workshop.fresh(f"idle {side.name}") for side in sides}
+        folders = {side.name: workshop.fresh(f"idle-{side.name}") for side in sides}
         with ExitStack() as stack:
+            lines: list[RawPeer] = []
             for side in sides:
                 server = stack.enter_context(side.make(folders[side.name]))
                 assert isinstance(server, Server)
                 servers[side.name] = server
                 for _ in range(self.associations):
-                    line = stack.enter_context(RawPeer(server.peer))  # type: ignore[attr-defined]
-                    line.associate()
-                    stack.callback(line.release)
+                    lines.append(stack.enter_context(RawPeer(server.peer)))
+                    lines[-1].associate(called=server.peer.ae_title.encode())
             for name, server in servers.items():
                 _wait_until_quiet(name, server)
             moment = time.time()
@@ -111,6 +109,8 @@ class Idle(Row):
                 values = {CPU: 100 * cpu / self.seconds, WRITTEN: size, TOUCHED: float(touched)}
                 samples[side.name] = [Reading(values)]
                 say(self.name, 0, 1, side, samples[side.name][0])
+            for line in lines:
+                line.release()
         return samples
 
 

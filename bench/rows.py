@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bench import REPOSITORY, data
 from bench.data import Kind, Study
 from bench.sides import MAX_PDU, Listening, Side, SinkServer
 from harness.dcmtk import Peer, findscu
-from harness.processes import Argument, environment, program
+from harness.processes import Argument, Server, environment, program
 from harness.waiting import wait_until
 
 _TIMEOUT = 600
@@ -117,7 +117,7 @@ class Receive(Row):
         samples: dict[str, list[Sample]] = {side.name: [] for side in sides}
         for turn in range(repeat):
             for side in in_turn(sides, turn):
-                with side.make(workshop.fresh("side")) as server:
+                with side.make(workshop.fresh("side")) as server, quoting(server):
                     samples[side.name].append(send(server.peer, *(study.paths for study in studies)))
                     if side.answers_queries:
                         require_found(server.peer, studies)
@@ -285,6 +285,16 @@ def _start(command: Sequence[Argument]) -> subprocess.Popen[bytes]:
 
 def _address(peer: Peer) -> list[Argument]:
     return ["-aet", "BENCH", "-aec", peer.ae_title, peer.host, str(peer.port)]
+
+
+@contextmanager
+def quoting(server: Listening) -> Iterator[None]:
+    """Add what a server has said to a failure of a program that worked with it."""
+    try:
+        yield
+    except ProgramFailed as error:
+        said = server.background.report() if isinstance(server, Server) else ""
+        raise ProgramFailed(f"{error}\n{said}") from None
 
 
 def in_turn(sides: Sequence[Side], turn: int) -> list[Side]:

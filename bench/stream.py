@@ -17,7 +17,7 @@ _PDV_HEADS = 12
 
 @dataclass
 class Stream:
-    """One association that sends one instance; `sent` grows while `send` runs in a thread."""
+    """One association that sends one instance; `sent`, in bytes, grows while `send` runs in a thread."""
 
     peer: Peer
     number: int
@@ -27,7 +27,7 @@ class Stream:
     def send(self) -> None:
         """Send the instance; the answer must be success."""
         head = data.head(data.XA, self.number, random.Random(self.number))
-        uid = head.SOPInstanceUID = head.StudyInstanceUID + ".1"
+        uid = head.SOPInstanceUID = data.uid(data.XA, self.number, "large image")
         start = (encode(head, False, True) or b"") + struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OW", self.pixel_bytes)
         with RawPeer(self.peer, timeout=600) as line:
             line.associate([(data.XA.sop_class, [EXPLICIT])], information=user_information(MAX_PDU))
