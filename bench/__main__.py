@@ -71,7 +71,11 @@ def add_common(parser: argparse.ArgumentParser, folder: str) -> None:
         "--index", nargs="+", choices=INDEXES, default=list(INDEXES), help="the archive's index (default: both in turn)"
     )
     parser.add_argument(
-        "--folder", type=Path, default=REPOSITORY / "build" / folder, help="where all goes and stays (%(default)s)"
+        "--folder",
+        type=lambda text: Path(text).resolve(),
+        default=REPOSITORY / "build" / folder,
+        metavar="DIR",
+        help="where data and results go (%(default)s)",
     )
 
 

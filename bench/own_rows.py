@@ -89,14 +89,13 @@ class Idle(Row):
         servers: dict[str, Server] = {}
         folders = {side.name: workshop.fresh(f"idle-{side.name}") for side in sides}
         with ExitStack() as stack:
-            lines: list[RawPeer] = []
             for side in sides:
                 server = stack.enter_context(side.make(folders[side.name]))
                 assert isinstance(server, Server)
                 servers[side.name] = server
                 for _ in range(self.associations):
-                    lines.append(stack.enter_context(RawPeer(server.peer)))
-                    lines[-1].associate(called=server.peer.ae_title.encode())
+                    line = stack.enter_context(RawPeer(server.peer))
+                    line.associate(called=server.peer.ae_title.encode())
             for name, server in servers.items():
                 _wait_until_quiet(name, server)
             moment = time.time()
@@ -109,8 +108,6 @@ class Idle(Row):
                 values = {CPU: 100 * cpu / self.seconds, WRITTEN: size, TOUCHED: float(touched)}
                 samples[side.name] = [Reading(values)]
                 say(self.name, 0, 1, side, samples[side.name][0])
-            for line in lines:
-                line.release()
         return samples
 
 
