@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -36,6 +35,13 @@ GIGABIT = 118.0
 _PERIOD = 4000
 """Microseconds: within each the servers run for `SHARE` of it."""
 _GROUPS = Path("/sys/fs/cgroup")
+_BUSY = """
+import time
+input()
+began, used = time.monotonic(), time.process_time()
+sum(range(20_000_000))
+print((time.process_time() - used) / (time.monotonic() - began))
+"""
 
 
 class Slow:
@@ -91,22 +97,19 @@ class Slow:
     def take(self, session: int) -> None:
         """Limit the processes of a session, and those that they will start."""
         for path in probes.processes(session):
-            (self._group / "cgroup.procs").write_text(path.name)
+            self.take_process(int(path.name))
+
+    def take_process(self, pid: int) -> None:
+        """Limit one process, and those that it will start."""
+        (self._group / "cgroup.procs").write_text(str(pid))
 
     def speed(self) -> float:
-        """Return how fast a program in the group is, as a share of one outside of it."""
-        seconds = []
-        for limited in (True, False):
-            with self.starting():
-                work = subprocess.Popen(
-                    [sys.executable, "-c", "input(); sum(range(20_000_000))"], stdin=subprocess.PIPE
-                )
-            if limited:
-                (self._group / "cgroup.procs").write_text(str(work.pid))
-            began = time.perf_counter()
-            work.communicate(b"\n")
-            seconds.append(time.perf_counter() - began)
-        return seconds[1] / seconds[0]
+        """Return the share of its time in which a busy program in the group is let run."""
+        with self.starting():
+            work = subprocess.Popen([sys.executable, "-c", _BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.take_process(work.pid)
+        output, _ = work.communicate(b"\n")
+        return float(output)
 
     def side(self, side: Side) -> Side:
         """Return the side as it would be on the NAS."""
