@@ -209,17 +209,18 @@ class Find(_Reading):
 
     def __init__(self, studies: int) -> None:
         self.studies = studies
+        self._complete: set[Peer] = set()
         self.name = "find"
         self.title = f"C-FIND, {studies:,} matching studies"
 
     def run(self, peer: Peer, studies: Sequence[Study], workshop: Workshop) -> Sample:
-        matches = len(findscu(peer, _QUERY_KEYS).ok().data_sets)
-        if matches != len(studies):
+        if peer not in self._complete and (matches := len(findscu(peer, _QUERY_KEYS).ok().data_sets)) != len(studies):
             raise ProgramFailed(f"{peer} found {matches} of {len(studies)} studies")
+        self._complete.add(peer)
         keys = [argument for key in _QUERY_KEYS for argument in ("-k", key)]
         options = ["-S", "--hide-responses", "--repeat", str(_QUERIES), "-pdu", str(MAX_PDU)]
         seconds = timed([[program("findscu"), *options, *keys, *_address(peer)]])
-        return Sample(matches * _QUERIES, 0, seconds)
+        return Sample(len(studies) * _QUERIES, 0, seconds)
 
 
 def send(peer: Peer, *groups: Sequence[Path]) -> Sample:
