@@ -4,6 +4,7 @@
 data sets.
 """
 
+import io
 import socket
 import struct
 import sys
@@ -57,6 +58,7 @@ def get_rq(study_uid: bytes) -> bytes:
 def get(host: str, port: int, called: bytes, sop_class: bytes, study_uid: bytes) -> tuple[int, int]:
     """Get a study; return how many instances came, and the bytes of their data sets."""
     with socket.create_connection((host, port)) as connection, connection.makefile("rb", buffering=1 << 19) as reader:
+        assert isinstance(reader, io.BufferedReader)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(associate_rq(called, sop_class))
         kind, length = _PDU.unpack(reader.read(6))

@@ -76,8 +76,8 @@ class LargeIndex:
             server = BenchMariaDB(self.data, FOR_LOADING)
             try:
                 parts = urlsplit(server.start().database())
-                facts = {"user": parts.username, "password": parts.password}
-                (self.folder / "database.json").write_text(json.dumps(facts), encoding="utf-8")
+                user = {"user": parts.username, "password": parts.password}
+                (self.folder / "database.json").write_text(json.dumps(user), encoding="utf-8")
                 self._create(self.url(server))
                 with MariaDBLoader(server, str(parts.username), self.folder) as loader:
                     self._fill(loader)

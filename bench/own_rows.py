@@ -90,14 +90,14 @@ class Idle(Row):
         folders = {side.name: workshop.fresh(f"idle-{side.name}") for side in sides}
         with ExitStack() as stack:
             for side in sides:
-                server = stack.enter_context(side.make(folders[side.name]))
-                assert isinstance(server, Server)
-                servers[side.name] = server
+                listening = stack.enter_context(side.make(folders[side.name]))
+                assert isinstance(listening, Server)
+                servers[side.name] = listening
                 for _ in range(self.associations):
-                    line = stack.enter_context(RawPeer(server.peer))
-                    line.associate(called=server.peer.ae_title.encode())
-            for name, server in servers.items():
-                _wait_until_quiet(name, server)
+                    line = stack.enter_context(RawPeer(listening.peer))
+                    line.associate(called=listening.peer.ae_title.encode())
+            for name, quiet in servers.items():
+                _wait_until_quiet(name, quiet)
             moment = time.time()
             before = {name: _used(server) for name, server in servers.items()}
             time.sleep(self.seconds)
