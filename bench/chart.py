@@ -23,7 +23,8 @@ def chart(verdicts: Sequence[Verdict]) -> str:
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="{target_x}" y="18" text-anchor="middle" font-weight="bold">target</text>',
-        f'<text x="{target_x}" y="32" text-anchor="middle" fill="#555">to the right: better</text>',
+        f'<text x="{target_x}" y="32" text-anchor="middle" fill="#555">further to the right: better than it</text>',
+        f'<line x1="{target_x}" y1="38" x2="{target_x}" y2="{height - 8}" stroke="black"/>',
     ]
     y = _TOP
     for (title, target), group in groups.items():
@@ -34,8 +35,8 @@ def chart(verdicts: Sequence[Verdict]) -> str:
             colour = "#2e7d32" if verdict.reached else "#c62828"
             side = escape(f"{verdict.value:,.3g}  {verdict.side.partition('(')[2].rstrip(')') or verdict.side}")
             parts.append(f'<rect x="{_TEXT}" y="{y + 2}" width="{length:.1f}" height="{_LINE - 4}" fill="{colour}"/>')
-            parts.append(f'<text x="{_TEXT + length + 5:.1f}" y="{y + 11}">{side}</text>')
+            halo = 'stroke="white" stroke-width="3" paint-order="stroke"'  # it may lie across the line of the target
+            parts.append(f'<text x="{_TEXT + length + 5:.1f}" y="{y + 11}" {halo}>{side}</text>')
             y += _LINE
         y += _GAP
-    parts.append(f'<line x1="{target_x}" y1="38" x2="{target_x}" y2="{height - 8}" stroke="black"/>')
     return "\n".join([*parts, "</svg>\n"])

@@ -46,7 +46,7 @@ class Memory(Row):
 
     def __init__(self, associations: int, megabytes: int) -> None:
         self.associations, self.megabytes = associations, megabytes
-        self.title = f"memory: {associations} associations, each sending one instance of {megabytes:,} MB"
+        self.title = f"{associations} associations, one instance of {megabytes:,} MB each"
 
     def measure(self, sides: Sequence[Side], repeat: int, workshop: Workshop) -> Samples:
         samples: Runs = {}
@@ -254,7 +254,7 @@ class Recovery(_OnKept):
 
     def __init__(self, studies: int, instances: int) -> None:
         self.studies, self.instances = studies, instances
-        self.title = f"start after SIGKILL during a transfer, {studies * instances:,} instances kept"
+        self.title = f"start after SIGKILL, {studies * instances:,} instances kept"
 
     def work(self, samples: Runs, side: Side, service: Service, workshop: Workshop) -> None:
         sent = data.studies(workshop.cache, data.XA, 1, 4)[0].paths

@@ -41,7 +41,7 @@ class Target:
 
 
 PEERS = ("Orthanc", "dcmqrscp")
-PSS, GROWTH = "MB PSS at most", "MB PSS more after the first 100 MB"
+PSS, GROWTH = "MB PSS", "MB more after the first 100 MB"
 CPU, WRITTEN, TOUCHED = "% of a core", "bytes written", "files written"
 READY, ANSWERED, LISTED = "s to “ready”", "s to the first answer", "folders of images listed"
 FIRST_ANSWER, AMONG_FEW = "ms to the answer", "× the time at 10,000 studies"
