@@ -39,7 +39,9 @@ class LargeIndex:
 
     @property
     def whole(self) -> bool:
-        return self._facts.exists()
+        """Whether it was made to the end, with the rows that would be made now."""
+        known = json.loads(self._facts.read_text(encoding="utf-8")) if self._facts.exists() else {}
+        return bool(known.get("rows") == large_data.fingerprint())
 
     @property
     def storage(self) -> Path:
@@ -84,7 +86,12 @@ class LargeIndex:
             finally:
                 server.remove()
         size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-        facts = {"studies": self.studies, "seconds": round(time.monotonic() - began), "bytes": size}
+        facts = {
+            "rows": large_data.fingerprint(),
+            "studies": self.studies,
+            "seconds": round(time.monotonic() - began),
+            "bytes": size,
+        }
         self._facts.write_text(json.dumps(facts), encoding="utf-8")
         _say(f"{self.engine}: {self.studies:,} studies made in {facts['seconds']} s, {size / 1e9:.1f} GB")
 
