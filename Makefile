@@ -36,7 +36,7 @@ bench: $(VENV)/.dev  ## measure the archive beside Orthanc and dcmqrscp, in half
 	@sh tests/install-peers.sh
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-bench-large: $(VENV)/.dev  ## measure it with 1,000,000 studies in its index, which are made once (25 GB, an hour)
+bench-large: $(VENV)/.dev  ## measure it with 1,000,000 studies in its index, which are made once (25 GB, half an hour)
 	@sh tests/install-peers.sh
 	@$(BIN)/python -m bench.large $(BENCH_ARGS)
 

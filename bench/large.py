@@ -1,6 +1,6 @@
 """Measure the archive with a million studies in its index: `make bench-large`, or `python -m bench.large --help`.
 
-The index is made once and kept: about 10 GB for SQLite and 14 GB for MariaDB, a quarter of an hour each.
+The index is made once and kept: about 10 GB for SQLite and 14 GB for MariaDB, a quarter of an hour or more for each.
 """
 
 import argparse

@@ -152,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="NAME", help="only these rows; * matches anything")
     add_common(parser, "bench")
     args = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        parser.error("a processor can be limited by root only")
     try:
         rows = choose(plan(), args.rows)
     except ValueError as error:
