@@ -6,10 +6,11 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 PYTEST = $(BIN)/python -m pytest
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 SHELL_SCRIPTS = .ci/run bin/angiovault $(wildcard scripts/* tests/dsm/stand_ins/*) $(shell find spk tests -name '*.sh')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit lint docs bench spk spk-check requirements clean
+.PHONY: help run test test-unit lint docs bench bench-large bench-nas spk spk-check requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-20s %s\n' "$$t" "$$d"; done
@@ -31,9 +32,17 @@ lint: $(VENV)/.dev  ## ruff, mypy and shellcheck
 	$(BIN)/mypy
 	shellcheck $(SHELL_SCRIPTS)
 
-bench: $(VENV)/.dev  ## measure the archive beside Orthanc and dcmqrscp
+bench: $(VENV)/.dev  ## measure the archive beside Orthanc and dcmqrscp, in half an hour
 	@sh tests/install-peers.sh
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-large: $(VENV)/.dev  ## measure it with 1,000,000 studies in its index, which are made once (25 GB, half an hour)
+	@sh tests/install-peers.sh
+	@$(BIN)/python -m bench.large $(BENCH_ARGS)
+
+bench-nas: $(VENV)/.dev  ## measure what a small NAS would do: a quarter of a core, slow syncs; needs root
+	@sh tests/install-peers.sh
+	@$(BIN)/python -m bench.nas $(BENCH_ARGS)
 
 spk: $(VENV)/.dev  ## build the packages for Synology DSM in dist/
 	@$(BIN)/python -m spk build

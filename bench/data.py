@@ -72,46 +72,48 @@ def studies(cache: Path, kind: Kind, count: int, instances: int) -> tuple[Study,
 
 def _study(folder: Path, kind: Kind, number: int, instances: int) -> Study:
     paths = tuple(folder / f"{number:04}" / f"{image:04}.dcm" for image in range(instances))
-    return Study(_uid(kind, number, "study"), _uid(kind, number, "series"), paths)
+    return Study(uid(kind, number, "study"), uid(kind, number, "series"), paths)
 
 
-def _uid(kind: Kind, study: int, *what: object) -> UID:
+def uid(kind: Kind, study: int, *what: object) -> UID:
+    """Return the UID of something in a study: always the same, and no other's."""
     return generate_uid(entropy_srcs=[kind.name, str(study), *map(str, what)])
 
 
 def _write_study(study: Study, kind: Kind, number: int) -> None:
     source = random.Random(f"{kind.name} {number}")
     pixels = source.randbytes(kind.pixel_bytes)
-    data_set = _head(kind, number, source)
+    data_set = head(kind, number, source)
     for image, path in enumerate(study.paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = _uid(kind, number, "image", image)
+        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = uid(kind, number, "image", image)
         data_set.InstanceNumber = image + 1
         data_set.PixelData = pixels
         data_set.save_as(path, enforce_file_format=True)
 
 
-def _head(kind: Kind, number: int, source: random.Random) -> FileDataset:
+def head(kind: Kind, number: int, source: random.Random) -> FileDataset:
+    """Return a data set of about 100 elements without pixel data; `number` is that of its study."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(kind.sop_class)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    head = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    head.SpecificCharacterSet = "ISO_IR 100"
-    head.SOPClassUID = kind.sop_class
+    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    made.SpecificCharacterSet = "ISO_IR 100"
+    made.SOPClassUID = kind.sop_class
     for name, value in _identity(kind, number).items():
-        setattr(head, name, value)
+        setattr(made, name, value)
     for name, value in _technique(kind).items():
-        setattr(head, name, value)
-    head.ReferencedPerformedProcedureStepSequence = Sequence([_reference(kind, number, "step")])
-    head.RequestAttributesSequence = Sequence([_request(number)])
+        setattr(made, name, value)
+    made.ReferencedPerformedProcedureStepSequence = Sequence([_reference(kind, number, "step")])
+    made.RequestAttributesSequence = Sequence([_request(number)])
     if kind.frames > 1:
-        head.NumberOfFrames = kind.frames
-        head.FrameIncrementPointer = 0x00181063
-        head.FrameTime = "133.3"
-    private = head.private_block(0x0029, "BENCH HEADER", create=True)
+        made.NumberOfFrames = kind.frames
+        made.FrameIncrementPointer = 0x00181063
+        made.FrameTime = "133.3"
+    private = made.private_block(0x0029, "BENCH HEADER", create=True)
     for element in range(_PRIVATE_ELEMENTS):
         private.add_new(element, "LO", source.randbytes(_PRIVATE_LENGTH // 2).hex())
-    return head
+    return made
 
 
 def _identity(kind: Kind, number: int) -> dict[str, object]:
@@ -123,7 +125,7 @@ def _identity(kind: Kind, number: int) -> dict[str, object]:
         "PatientAge": "069Y",
         "PatientWeight": "71.5",
         "PatientSize": "1.68",
-        "StudyInstanceUID": _uid(kind, number, "study"),
+        "StudyInstanceUID": uid(kind, number, "study"),
         "StudyDate": f"2026{1 + number % 12:02}{1 + number % 28:02}",
         "StudyTime": f"{number % 24:02}3015.250000",
         "StudyID": f"S{number}",
@@ -132,7 +134,7 @@ def _identity(kind: Kind, number: int) -> dict[str, object]:
         "ReferringPhysicianName": "WANG^FANG",
         "PerformingPhysicianName": "LI^NA",
         "OperatorsName": "CHEN^JIE",
-        "SeriesInstanceUID": _uid(kind, number, "series"),
+        "SeriesInstanceUID": uid(kind, number, "series"),
         "SeriesNumber": 1,
         "SeriesDate": "20261122",
         "SeriesTime": "103020.000000",
@@ -142,7 +144,7 @@ def _identity(kind: Kind, number: int) -> dict[str, object]:
         "AcquisitionTime": "103021.000000",
         "ContentDate": "20261122",
         "ContentTime": "103022.500000",
-        "FrameOfReferenceUID": _uid(kind, number, "frame of reference"),
+        "FrameOfReferenceUID": uid(kind, number, "frame of reference"),
         "ImageType": ["ORIGINAL", "PRIMARY", "SINGLE PLANE"],
         "Manufacturer": "Bench",
         "ManufacturerModelName": "Generator",
@@ -197,7 +199,7 @@ def _technique(kind: Kind) -> dict[str, object]:
 def _reference(kind: Kind, number: int, what: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.3"
-    item.ReferencedSOPInstanceUID = _uid(kind, number, what)
+    item.ReferencedSOPInstanceUID = uid(kind, number, what)
     return item
 
 

@@ -6,18 +6,18 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import data
+from bench import REPOSITORY, data
 from bench.data import Kind, Study
-from bench.sides import MAX_PDU, Listening, Side
+from bench.sides import MAX_PDU, Listening, Side, SinkServer
 from harness.dcmtk import Peer, findscu
-from harness.processes import Argument, environment, program
+from harness.processes import Argument, Server, environment, program
+from harness.waiting import wait_until
 
-PARALLEL = 4
 _TIMEOUT = 600
 _QUERIES = 5
 _QUERY_KEYS = (
@@ -46,17 +46,33 @@ class Sample:
     size: int
     seconds: float
 
+    @property
+    def values(self) -> Mapping[str, float]:
+        return {RATE: self.count / self.seconds}
 
-Samples = Mapping[str, Sequence[Sample]]
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read in one run of a row that is no rate: quantity with its unit -> value."""
+
+    values: Mapping[str, float]
+
+
+RATE = "a second"
+Samples = Mapping[str, Sequence[Sample | Reading]]
 """Name of the side -> its runs."""
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where the bench works: `cache` keeps the data, `folder` holds what goes when the bench ends."""
+    """Where the bench works: `cache` keeps the data, `folder` holds what goes when the bench ends.
+
+    `destination` takes what is moved by C-MOVE; it runs while the rows are measured.
+    """
 
     cache: Path
     folder: Path
+    destination: SinkServer
 
     def fresh(self, name: str) -> Path:
         """Return a new empty folder, without what it held before, when nothing waits to be written to the disk.
@@ -80,6 +96,10 @@ class Row(ABC):
     def measure(self, sides: Sequence[Side], repeat: int, workshop: Workshop) -> Samples:
         """Do the work `repeat` times with every side, beginning with another side each time."""
 
+    def left_out(self, side: Side) -> str:
+        """Return why a side has no part in this row; '' when it has."""
+        return ""
+
 
 class Receive(Row):
     """storescu sends studies, one association for each, all at once; every run has a new server and empty storage."""
@@ -92,18 +112,21 @@ class Receive(Row):
 
     def measure(self, sides: Sequence[Side], repeat: int, workshop: Workshop) -> Samples:
         studies = data.studies(workshop.cache, self.kind, self.studies, self.instances)
-        _warm(studies)
-        if len(studies) > 1:
-            sides = [side for side in sides if side.takes_several]
+        warm(path for study in studies for path in study.paths)
+        sides = [side for side in sides if not self.left_out(side)]
         samples: dict[str, list[Sample]] = {side.name: [] for side in sides}
         for turn in range(repeat):
-            for side in _in_turn(sides, turn):
-                with side.make(workshop.fresh("side")) as server:
+            for side in in_turn(sides, turn):
+                with side.make(workshop.fresh("side")) as server, quoting(server):
                     samples[side.name].append(send(server.peer, *(study.paths for study in studies)))
                     if side.answers_queries:
                         require_found(server.peer, studies)
-                _report(self.name, turn, repeat, side, samples[side.name][-1])
+                say(self.name, turn, repeat, side, samples[side.name][-1])
         return samples
+
+    def left_out(self, side: Side) -> str:
+        several = self.studies > 1 and not side.takes_several
+        return "its processes overwrite one another's images when several associations send" if several else ""
 
 
 class _Reading(Row):
@@ -114,21 +137,27 @@ class _Reading(Row):
     instances: int
 
     def measure(self, sides: Sequence[Side], repeat: int, workshop: Workshop) -> Samples:
-        sides = [side for side in sides if side.answers_queries]
+        sides = [side for side in sides if not self.left_out(side)]
         studies = data.studies(workshop.cache, self.kind, self.studies, self.instances)
         samples: dict[str, list[Sample]] = {side.name: [] for side in sides}
         with ExitStack() as stack:
             servers: dict[str, Listening] = {}
             for side in sides:
                 servers[side.name] = stack.enter_context(side.make(workshop.fresh(side.name)))
-                paths = [path for study in studies[: side.most_studies] for path in study.paths]
-                send(servers[side.name].peer, paths)
+                send(servers[side.name].peer, [path for study in studies for path in study.paths])
             for turn in range(repeat):
-                for side in _in_turn(sides, turn):
-                    held = studies[: side.most_studies]
-                    samples[side.name].append(self.run(servers[side.name].peer, held, workshop))
-                    _report(self.name, turn, repeat, side, samples[side.name][-1])
+                for side in in_turn(sides, turn):
+                    os.sync()
+                    samples[side.name].append(self.run(servers[side.name].peer, studies, workshop))
+                    say(self.name, turn, repeat, side, samples[side.name][-1])
         return samples
+
+    def left_out(self, side: Side) -> str:
+        if not side.answers_queries:
+            return "it gives nothing back"
+        if side.most_studies is not None and side.most_studies < self.studies:
+            return f"it keeps {side.most_studies} studies at most"
+        return ""
 
     @abstractmethod
     def run(self, peer: Peer, studies: Sequence[Study], workshop: Workshop) -> Sample:
@@ -136,7 +165,7 @@ class _Reading(Row):
 
 
 class Get(_Reading):
-    """getscu fetches one study and writes the data sets to files as they come, without syncing them."""
+    """Our own SCU fetches one study by C-GET and forgets what comes."""
 
     def __init__(self, kind: Kind, instances: int) -> None:
         self.kind, self.studies, self.instances = kind, 1, instances
@@ -145,52 +174,53 @@ class Get(_Reading):
 
     def run(self, peer: Peer, studies: Sequence[Study], workshop: Workshop) -> Sample:
         (study,) = studies
-        folder = workshop.fresh("got")
+        address = [peer.host, str(peer.port), peer.ae_title]
+        command: list[Argument] = [sys.executable, "-m", "bench.getter", *address, self.kind.sop_class, study.uid]
+        seconds, (output,) = run_at_once([command])
+        count, size = map(int, output.split())
+        return require_all(peer, self.kind, study, count, Sample(count, size, seconds))
+
+
+class Move(_Reading):
+    """movescu has one study moved to our own SCP, which forgets what comes."""
+
+    def __init__(self, kind: Kind, instances: int) -> None:
+        self.kind, self.studies, self.instances = kind, 1, instances
+        self.name = f"move-{kind.name}"
+        self.title = f"C-MOVE {kind.title}"
+
+    def run(self, peer: Peer, studies: Sequence[Study], workshop: Workshop) -> Sample:
+        (study,) = studies
+        destination = workshop.destination
+        before = len(destination.taken())
         keys: list[Argument] = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study.uid}"]
-        command = [program("getscu"), "-S", "+B", "-pdu", str(MAX_PDU), "-od", folder, *keys, *_address(peer)]
-        seconds = timed([command])
-        sizes = [path.stat().st_size for path in folder.iterdir()]
-        if len(sizes) != len(study.paths) or min(sizes) < self.kind.pixel_bytes:
-            raise ProgramFailed(f"{peer} gave {len(sizes)} of {len(study.paths)} instances")
-        return Sample(len(sizes), sum(sizes), seconds)
+        seconds = timed([[program("movescu"), "-S", "-aem", destination.peer.ae_title, *keys, *_address(peer)]])
+        # Orthanc keeps its association with the destination open for some seconds more.
+        wait_until(lambda: len(destination.taken()) > before, f"{peer} to release its association", seconds=30)
+        count, size = map(sum, zip(*destination.taken()[before:], strict=True))
+        return require_all(peer, self.kind, study, count, Sample(count, size, seconds))
 
 
 class Find(_Reading):
-    """findscu asks for all studies by a name of `*`, several times in one association, and shows nothing.
-
-    What the side cannot keep is not sent to it; the rate of what it finds among the rest counts.
-    """
+    """findscu asks for all studies by a name of `*`, several times in one association, and shows nothing."""
 
     kind = data.TINY
     instances = 1
 
     def __init__(self, studies: int) -> None:
         self.studies = studies
+        self._complete: set[Peer] = set()
         self.name = "find"
-        self.title = f"C-FIND, {studies} matching studies"
+        self.title = f"C-FIND, {studies:,} matching studies"
 
     def run(self, peer: Peer, studies: Sequence[Study], workshop: Workshop) -> Sample:
-        matches = len(findscu(peer, _QUERY_KEYS).ok().data_sets)
-        if matches != len(studies):
+        if peer not in self._complete and (matches := len(findscu(peer, _QUERY_KEYS).ok().data_sets)) != len(studies):
             raise ProgramFailed(f"{peer} found {matches} of {len(studies)} studies")
+        self._complete.add(peer)
         keys = [argument for key in _QUERY_KEYS for argument in ("-k", key)]
         options = ["-S", "--hide-responses", "--repeat", str(_QUERIES), "-pdu", str(MAX_PDU)]
         seconds = timed([[program("findscu"), *options, *keys, *_address(peer)]])
-        return Sample(matches * _QUERIES, 0, seconds)
-
-
-def plan(quick: bool) -> tuple[Row, ...]:
-    """List all rows, in the order of the table; `quick` is the same with less data."""
-    xa, ct, mr = (4, 40, 100) if quick else (12, 152, 400)
-    amounts = ((data.XA, xa), (data.CT, ct), (data.MR, mr))
-    return (
-        *(Receive(kind, 1, amount) for kind, amount in amounts),
-        *(Receive(kind, PARALLEL, amount // PARALLEL) for kind, amount in amounts),
-        Get(data.XA, xa),
-        Get(data.CT, 4 * ct),
-        Get(data.MR, 4 * mr),
-        Find(200 if quick else 1000),
-    )
+        return Sample(len(studies) * _QUERIES, 0, seconds)
 
 
 def send(peer: Peer, *groups: Sequence[Path]) -> Sample:
@@ -211,17 +241,25 @@ def require_found(peer: Peer, studies: Sequence[Study]) -> None:
             raise ProgramFailed(f"{peer} took {len(study.paths)} instances of a study and finds {len(found)}")
 
 
+def require_all(peer: Peer, kind: Kind, study: Study, count: int, sample: Sample) -> Sample:
+    """Return the sample; `ProgramFailed` unless every instance of the study has come, with its pixels."""
+    if count != len(study.paths) or sample.size < count * kind.pixel_bytes:
+        raise ProgramFailed(f"{peer} gave {count} of {len(study.paths)} instances, {sample.size} bytes")
+    return sample
+
+
 def timed(commands: Sequence[Sequence[Argument]]) -> float:
     """Run programs at once and return the seconds until the last has ended; each must succeed."""
+    return run_at_once(commands)[0]
+
+
+def run_at_once(commands: Sequence[Sequence[Argument]]) -> tuple[float, list[str]]:
+    """Run programs at once; return the seconds until the last has ended, and what each said. Each must succeed."""
     began = time.perf_counter()
-    running = [
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
-        )
-        for command in commands
-    ]
+    running: list[subprocess.Popen[bytes]] = []
     try:
-        outputs = [process.communicate(timeout=_TIMEOUT)[0] for process in running]
+        running += [_start(command) for command in commands]
+        outputs = [process.communicate(timeout=_TIMEOUT)[0].decode("utf-8", errors="replace") for process in running]
         seconds = time.perf_counter() - began
     finally:
         for process in running:
@@ -230,27 +268,53 @@ def timed(commands: Sequence[Sequence[Argument]]) -> float:
                 process.wait()
     for process, command, output in zip(running, commands, outputs, strict=True):
         if process.returncode != 0:
-            text = output.decode("utf-8", errors="replace")[-2000:]
-            raise ProgramFailed(f"{command[0]!s} exited with {process.returncode}:\n{text}")
-    return seconds
+            raise ProgramFailed(f"{command[0]!s} exited with {process.returncode}:\n{output[-2000:]}")
+    return seconds, outputs
+
+
+def _start(command: Sequence[Argument]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for the bench, which ends them itself
+    )
 
 
 def _address(peer: Peer) -> list[Argument]:
     return ["-aet", "BENCH", "-aec", peer.ae_title, peer.host, str(peer.port)]
 
 
-def _in_turn(sides: Sequence[Side], turn: int) -> list[Side]:
+@contextmanager
+def quoting(server: Listening) -> Iterator[None]:
+    """Add what a server has said to a failure of a program that worked with it."""
+    try:
+        yield
+    except ProgramFailed as error:
+        said = server.background.report() if isinstance(server, Server) else ""
+        raise ProgramFailed(f"{error}\n{said}") from None
+
+
+def in_turn(sides: Sequence[Side], turn: int) -> list[Side]:
+    """Return the sides, beginning with another one at every turn."""
     first = turn % len(sides)
     return [*sides[first:], *sides[:first]]
 
 
-def _warm(studies: Sequence[Study]) -> None:
+def warm(paths: Iterable[Path]) -> None:
     """Read the files that will be sent, so that the first side does not wait for the disk."""
-    for study in studies:
-        for path in study.paths:
-            path.read_bytes()
+    for path in paths:
+        path.read_bytes()
 
 
-def _report(row: str, turn: int, repeat: int, side: Side, sample: Sample) -> None:
+def say(row: str, turn: int, repeat: int, side: Side, sample: Sample | Reading) -> None:
+    """Say on standard error how a run went."""
     what = f"{row} {turn + 1}/{repeat} {side.name}"
-    print(f"{what}: {sample.count} in {sample.seconds:.3f} s", file=sys.stderr, flush=True)
+    if isinstance(sample, Sample):
+        print(f"{what}: {sample.count} in {sample.seconds:.3f} s", file=sys.stderr, flush=True)
+    else:
+        values = ", ".join(f"{quantity}: {value:.4g}" for quantity, value in sample.values.items())
+        print(f"{what}: {values}", file=sys.stderr, flush=True)

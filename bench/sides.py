@@ -6,8 +6,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -44,6 +45,7 @@ class Side:
     name: str
     version: str
     make: Callable[[Path], Listening]
+    ours: bool = False
     answers_queries: bool = True
     takes_several: bool = True
     """Whether it can receive by several associations at once."""
@@ -52,7 +54,12 @@ class Side:
 
 
 class QuietOrthanc(Orthanc):
-    """Orthanc as its package ships it: it logs warnings only."""
+    """Orthanc as its package ships it: it logs warnings only.
+
+    What else its configuration offers for speed is at its best by default: four DICOM threads, a cache of 128 MB in
+    front of its storage, no compression, associations of C-MOVE kept open. The keys of the bench's queries are all in
+    its database.
+    """
 
     def start(self) -> Self:
         (self.folder / "storage").mkdir(parents=True)
@@ -76,28 +83,30 @@ class Dcmqrscp(Server):
 
     clean_exits = (-signal.SIGTERM,)  # it does not handle the signal
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, destination: Peer) -> None:
         super().__init__()
         self.folder = folder
+        self.destination = destination
         self.peer = Peer("127.0.0.1", free_port(), "DCMQRSCP")
 
     def start(self) -> Self:
         storage = self.folder / "storage"
         storage.mkdir()
         file = self.folder / "dcmqrscp.cfg"
-        file.write_text(dcmqrscp_configuration(self.peer, storage), encoding="utf-8")
+        file.write_text(dcmqrscp_configuration(self.peer, storage, self.destination), encoding="utf-8")
         self._background = Background([program("dcmqrscp"), "-c", file], log=self.folder / "dcmqrscp.log")
         self.background.wait_ready(lambda: echoscu(self.peer).returncode == 0)
         return self
 
 
-def dcmqrscp_configuration(peer: Peer, storage: Path) -> str:
+def dcmqrscp_configuration(peer: Peer, storage: Path, destination: Peer) -> str:
     """Write dcmqrscp's configuration: one storage area in `storage`, as many studies as it can keep."""
     return f"""\
 NetworkTCPPort  = {peer.port}
 MaxPDUSize      = {MAX_PDU}
 MaxAssociations = 16
 HostTable BEGIN
+destination = ({destination.ae_title}, {destination.host}, {destination.port})
 HostTable END
 VendorTable BEGIN
 VendorTable END
@@ -112,53 +121,81 @@ DCMQRSCP_STUDIES = 500
 
 
 class SinkServer(Server):
-    """`bench/sink.py` in a process of its own."""
+    """`bench/sink.py` in a process of its own; what it takes is kept in `folder`, or forgotten if not `keeping`."""
 
     clean_exits = (-signal.SIGTERM,)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keeping: bool = True) -> None:
         super().__init__()
         self.folder = folder
+        self.keeping = keeping
         self.peer = Peer("127.0.0.1", 0, "SINK")
 
     def start(self) -> Self:
         storage = self.folder / "storage"
         storage.mkdir()
-        stdout = self.folder / "sink.stdout"
         self._background = Background(
-            [sys.executable, sink.__file__, storage], log=self.folder / "sink.log", stdout=stdout
+            [sys.executable, sink.__file__, *([storage] if self.keeping else [])],
+            log=self.folder / "sink.log",
+            stdout=self.folder / "sink.stdout",
         )
-        self.background.wait_ready(lambda: stdout.read_text().endswith("\n"))
-        self.peer = Peer("127.0.0.1", int(stdout.read_text()), "SINK")
+        self.background.wait_ready(lambda: self._said().endswith("\n"))
+        self.peer = Peer("127.0.0.1", int(self._said()), "SINK")
         return self
 
+    def taken(self) -> list[tuple[int, int]]:
+        """Return instances and bytes of each association that has ended; for one that is not `keeping`."""
+        lines = [line.split() for line in self._said().splitlines()[1:]]
+        return [(int(count), int(size)) for count, size in lines]
 
-def sides(mariadb: MariaDB | None) -> tuple[Side, ...]:
-    """List the sides; the archive's index is in `mariadb`, or in SQLite without it."""
-    index = f"SQLite {sqlite3.sqlite_version}" if mariadb is None else f"MariaDB {_mariadb_version(mariadb)}"
+    def _said(self) -> str:
+        return (self.folder / "sink.stdout").read_text(encoding="ascii")
+
+
+SQLITE, MARIADB = "AngioVault (SQLite)", "AngioVault (MariaDB)"
+
+
+def ours(mariadb: MariaDB | None, destination: Peer, indexes: Sequence[str]) -> list[Side]:
+    """List the archive with each of the `indexes`, 'sqlite' or 'mariadb', for which there must be a server."""
+    config = (
+        f"[device destination]\nae-title = {destination.ae_title}\n"
+        f"host = {destination.host}\nport = {destination.port}\n"
+    )
+    found = []
+    if "sqlite" in indexes:
+        version = f"{angiovault.__version__}, index in SQLite {sqlite3.sqlite_version}"
+        make = partial(Service, config=config, unknown_devices="all")
+        found.append(Side(SQLITE, version, make, ours=True))
+    if mariadb is not None and "mariadb" in indexes:
+        version = f"{angiovault.__version__}, index in MariaDB {_mariadb_version(mariadb)} with a buffer pool of 16 MB"
+
+        def make_with_mariadb(folder: Path) -> Service:
+            return Service(folder, config=config, index=mariadb.database(), unknown_devices="all")
+
+        found.append(Side(MARIADB, version, make_with_mariadb, ours=True))
+    return found
+
+
+def peers(destination: Peer) -> list[Side]:
+    """List the other archives, and the sink; `destination` is where they may move instances to."""
     settings: Mapping[str, object] = {"MaximumPduLength": MAX_PDU, "SyncStorageArea": True}
     orthanc = _version("Orthanc", r"Orthanc (\S+)")
     dcmtk = _version("storescu", r"v(\d\S+)")
-    return (
-        Side("AngioVault", f"{angiovault.__version__}, index in {index}", lambda folder: _service(folder, mariadb)),
+    return [
         Side(
             "Orthanc",
             f"{orthanc}, index in SQLite",
-            lambda folder: QuietOrthanc(folder, settings=settings),
+            lambda folder: QuietOrthanc(folder, modalities={"destination": destination}, settings=settings),
         ),
         Side(
             "dcmqrscp",
             f"DCMTK {dcmtk}, which keeps {DCMQRSCP_STUDIES} studies at most",
-            Dcmqrscp,
+            lambda folder: Dcmqrscp(folder, destination),
             takes_several=False,
             most_studies=DCMQRSCP_STUDIES,
         ),
         Side("sink", "bench/sink.py, no index", SinkServer, answers_queries=False),
-    )
-
-
-def _service(folder: Path, mariadb: MariaDB | None) -> Service:
-    return Service(folder, index=mariadb.database() if mariadb else None, unknown_devices="all")
+    ]
 
 
 def _version(name: str, pattern: str) -> str:

@@ -1,9 +1,11 @@
 """The least a durable receiver can do: what arrives goes to a file, file and folder are synced, success is answered.
 
 It has no index, looks into no data set and keeps no head of a file: the pace of its machine, its disk and its sender.
-It trusts its peer, which is storescu on the same machine. One process serves one association with blocking reads.
+It trusts its peer, which runs on the same machine. One process serves one association with blocking reads.
 
     python bench/sink.py FOLDER     listens on a free port of 127.0.0.1, which it prints
+    python bench/sink.py            the same, and forgets what comes: the receiver of a C-MOVE. For each association
+                                    it prints how many instances it took, and the bytes of their data sets.
 """
 
 import os
@@ -76,29 +78,52 @@ class Association(socketserver.BaseRequestHandler):
             if flags & 1:
                 self._command += part
                 continue
-            if self._file < 0:
-                self._count += 1
-                name = self.server.folder / f"{os.getpid()}-{self._count}"
-                self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            while part:
-                part = part[os.write(self._file, part) :]
+            self._keep(part)
             if flags & 2:
-                self._finish(context)
+                self._finish()
+                self.request.sendall(success(self._command, context))
+                self._command = b""
 
-    def _finish(self, context: int) -> None:
+    def _keep(self, part: memoryview) -> None:
+        """Write a part of a data set."""
+        if self._file < 0:
+            self._count += 1
+            name = self.server.folder / f"{os.getpid()}-{self._count}"
+            self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        while part:
+            part = part[os.write(self._file, part) :]
+
+    def _finish(self) -> None:
+        """Make a data set durable."""
         os.fsync(self._file)
         os.close(self._file)
         os.fsync(self._folder)
-        self.request.sendall(success(self._command, context))
-        self._file, self._command = -1, b""
+        self._file = -1
+
+
+class Discarding(Association):
+    """An association whose data sets are counted and forgotten."""
+
+    def setup(self) -> None:
+        super().setup()
+        self._size = 0
+
+    def finish(self) -> None:
+        print(self._count, self._size, flush=True)
+
+    def _keep(self, part: memoryview) -> None:
+        self._size += len(part)
+
+    def _finish(self) -> None:
+        self._count += 1
 
 
 class Sink(socketserver.ForkingTCPServer):
-    """Takes connections on 127.0.0.1 and keeps what comes in `folder`."""
+    """Takes connections on 127.0.0.1 and keeps what comes in `folder`, or nothing without one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        super().__init__(("127.0.0.1", 0), Association)
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder or Path()
+        super().__init__(("127.0.0.1", 0), Association if folder else Discarding)
 
 
 def items(encoded: bytes) -> list[tuple[int, bytes]]:
@@ -158,6 +183,6 @@ def success(command: bytes, context: int) -> bytes:
 
 
 if __name__ == "__main__":
-    with Sink(Path(sys.argv[1])) as sink:
+    with Sink(Path(sys.argv[1]) if len(sys.argv) > 1 else None) as sink:
         print(sink.server_address[1], flush=True)
         sink.serve_forever()

@@ -162,7 +162,11 @@ class Server(ABC):
         wait_until(lambda: text in self.log_text(), f"{text!r} in the log of {type(self).__name__}", seconds=seconds)
 
     def __enter__(self) -> Self:
-        return self if self.running else self.start()
+        try:
+            return self if self.running else self.start()
+        except BaseException:  # interrupted while it starts: nobody else would end it
+            self.kill()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

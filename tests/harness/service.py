@@ -57,6 +57,7 @@ class Service(Server):
         super().__init__()
         self.folder = folder
         self.storage = storage or folder / "archive"
+        self.index = index
         self.config_file = folder / "angiovault.ini" if config is not None else None
         if self.config_file is not None and config is not None:
             self.config_file.write_text(config, encoding="utf-8")

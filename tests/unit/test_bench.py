@@ -1,5 +1,6 @@
 """The bench: its data, its sink, the order of its runs and its table; the peers themselves are not run here."""
 
+import fnmatch
 import os
 import socketserver
 import sys
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pydicom
 import pytest
@@ -16,10 +18,12 @@ from pynetdicom.dsutils import encode
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from bench import data, report, rows, sink
+from bench import chart, data, large, report, rows, sink, targets
 from bench.__main__ import choose, main
+from bench.plan import plan as planned
 from bench.sides import Side, SinkServer
 from harness.dcmtk import Peer
+from harness.waiting import wait_until
 
 # ---- the data
 
@@ -91,6 +95,18 @@ def test_the_sink_keeps_every_data_set_byte_for_byte(tmp_path: Path) -> None:
     assert kept == sorted(sent)
 
 
+def test_a_sink_that_keeps_nothing_counts_what_came(tmp_path: Path) -> None:
+    images = _images(tmp_path / "data")
+    folder = tmp_path / "sink"
+    folder.mkdir()
+    with SinkServer(folder, keeping=False) as server:
+        _store(server.peer, images)
+        wait_until(server.taken, "the association to be counted")
+        sizes = [len(encode(image, False, True) or b"") for image in images]
+        assert server.taken() == [(len(images), sum(sizes))]
+    assert list((folder / "storage").iterdir()) == []
+
+
 class _InThisProcess(socketserver.ThreadingTCPServer):
     folder: Path
 
@@ -153,7 +169,7 @@ def _sides(log: list[str]) -> list[Side]:
     return [
         Side("one", "", lambda folder: _Idle("one", folder, log)),
         Side("two", "", lambda folder: _Idle("two", folder, log), takes_several=False),
-        Side("three", "", lambda folder: _Idle("three", folder, log), answers_queries=False, most_studies=2),
+        Side("three", "", lambda folder: _Idle("three", folder, log), answers_queries=False),
     ]
 
 
@@ -173,7 +189,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 def _workshop(tmp_path: Path) -> rows.Workshop:
     (tmp_path / "run").mkdir()
-    return rows.Workshop(tmp_path, tmp_path / "run")
+    return rows.Workshop(tmp_path, tmp_path / "run", SinkServer(tmp_path))
 
 
 def test_every_run_has_fresh_storage_and_another_side_goes_first(tmp_path: Path, sent: list[list[int]]) -> None:
@@ -199,7 +215,7 @@ def test_what_was_taken_must_be_found(tmp_path: Path, sent: list[list[int]], mon
     row = rows.Receive(data.TINY, 1, 1)
     assert set(row.measure([three], 1, _workshop(tmp_path))) == {"three"}  # it cannot be asked
     with pytest.raises(rows.ProgramFailed, match="finds nothing of 1 studies"):
-        row.measure([one], 1, rows.Workshop(tmp_path, tmp_path / "run"))
+        row.measure([one], 1, rows.Workshop(tmp_path, tmp_path / "run", SinkServer(tmp_path)))
 
 
 class _Asking(rows._Reading):
@@ -212,13 +228,15 @@ class _Asking(rows._Reading):
 def test_sides_without_queries_are_left_out_and_limits_are_kept(tmp_path: Path, sent: list[list[int]]) -> None:
     one, two, three = _sides([])
     limited = Side("limited", "", three.make, most_studies=2)
-    samples = _Asking().measure([one, two, three, limited], 2, _workshop(tmp_path))
-    assert {name: [run.count for run in runs] for name, runs in samples.items()} == {
-        "one": [3, 3],
-        "two": [3, 3],
-        "limited": [2, 2],
-    }
-    assert sent == [[3], [3], [2]]
+    enough = Side("enough", "", three.make, most_studies=3)
+    sides = [one, two, three, limited, enough]
+    samples = _Asking().measure(sides, 2, _workshop(tmp_path))
+    assert {name: len(runs) for name, runs in samples.items()} == {"one": 2, "two": 2, "enough": 2}
+    assert sent == [[3], [3], [3]]
+    assert report.left_out([(_Asking(), samples)], sides).splitlines() == [
+        "* three has no part in asking: it gives nothing back",
+        "* limited has no part in asking: it keeps 2 studies at most",
+    ]
 
 
 def test_programs_run_at_once(tmp_path: Path) -> None:
@@ -237,9 +255,9 @@ def test_a_program_that_fails_stops_the_bench_and_is_quoted() -> None:
 
 
 def test_rows_are_chosen_by_name() -> None:
-    plan = rows.plan(quick=False)
+    plan = planned(quick=False)
     assert len({row.name for row in plan}) == len(plan)
-    assert [row.name for row in rows.plan(quick=True)] == [row.name for row in plan]
+    assert [row.name for row in planned(quick=True)] == [row.name for row in plan]
     assert [row.name for row in choose(plan, ["find", "receive-*"])] == [
         "receive-xa",
         "receive-ct",
@@ -259,7 +277,7 @@ def test_a_wrong_row_ends_the_bench_before_it_begins(capsys: pytest.CaptureFixtu
 
 def test_the_table_shows_medians_and_ratios() -> None:
     sides = [
-        Side("AngioVault", "", lambda _: None),  # type: ignore[arg-type,return-value]
+        Side("AngioVault", "", lambda _: None, ours=True),  # type: ignore[arg-type,return-value]
         Side("Orthanc", "", lambda _: None),  # type: ignore[arg-type,return-value]
         Side("sink", "", lambda _: None, answers_queries=False),  # type: ignore[arg-type,return-value]
     ]
@@ -271,10 +289,39 @@ def test_the_table_shows_medians_and_ratios() -> None:
         "sink": [rows.Sample(12, size, 0.8)],
     }
     found = {"AngioVault": [rows.Sample(5000, 0, 0.5)], "Orthanc": [rows.Sample(5000, 0, 1.0)]}
-    assert report.table([(receive, received), (rows.Find(1000), found)], sides).splitlines() == [
-        "| work | AngioVault | Orthanc | sink | ours / Orthanc | ours / sink |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| receive XA runs 1024²×10, one association | 240 MB/s (12.0/s) | 120 MB/s (6.0/s) | 300 MB/s (15.0/s) "
-        "| 2.00 | 0.80 |",
-        "| C-FIND, 1000 matching studies | 10,000/s | 5,000/s | – | 2.00 | – |",
+    results = [(receive, received), (rows.Find(1000), found)]
+    assert report.table(results, sides).splitlines() == [
+        "| work | AngioVault | Orthanc | sink |",
+        "| --- | ---: | ---: | ---: |",
+        "| receive XA runs 1024²×10, one association | 240 MB/s (12.0/s) | 120 MB/s (6.0/s) | 300 MB/s (15.0/s) |",
+        "| C-FIND, 1,000 matching studies | 10,000/s | 5,000/s | – |",
     ]
+    judged = [verdict for row, samples in results for verdict in targets.verdicts(row, samples, sides)]
+    # dcmqrscp had no part, and is not judged against.
+    assert report.judged(judged).splitlines() == [
+        "| work | target | AngioVault |",
+        "| --- | --- | --- |",
+        "| receive XA runs 1024²×10, one association | ≥ 3 × Orthanc | 2 **falls short** |",
+        "| receive XA runs 1024²×10, one association | ≥ 0.85 × sink | 0.80 **falls short** |",
+        "| C-FIND, 1,000 matching studies | ≥ 2 × Orthanc | 2 pass |",
+    ]
+    assert [round(verdict.score, 2) for verdict in judged] == [0.67, 0.94, 1.0]
+    picture = ElementTree.fromstring(chart.chart(judged))
+    assert sum(element.get("fill") == "#c62828" for element in picture) == 2
+    assert sum(element.get("fill") == "#2e7d32" for element in picture) == 1
+
+
+def test_limits_are_judged_by_the_quantity_itself() -> None:
+    row = next(row for row in planned(quick=True) if row.name == "start")
+    sides = [Side("AngioVault", "", lambda _: None, ours=True)]  # type: ignore[arg-type,return-value]
+    for seconds, reached in ((0.99, True), (1.01, False)):
+        samples = {"AngioVault": [rows.Reading({targets.READY: seconds})] * 3}
+        (verdict,) = targets.verdicts(row, samples, sides)
+        assert (verdict.value, verdict.reached) == (seconds, reached)
+        assert (verdict.score >= 1) is reached
+
+
+def test_every_target_is_one_of_a_row() -> None:
+    names = [row.name for row in (*planned(quick=False), *large.plan({}))]
+    for target in targets.TARGETS:
+        assert fnmatch.filter(names, target.rows), target
