@@ -231,7 +231,7 @@ def test_a_large_study_is_not_held_in_memory_and_can_be_broken_off(archive: Supe
     zip_url = f"{base}/api/studies/{STUDY}/zip"
 
     def highest() -> int:
-        status = Path(f"/proc/{archive.panel.pid}/status").read_text(encoding="ascii")  # type: ignore[union-attr]
+        status = Path(f"/proc/{archive.panel.process.pid}/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
     opener.open(f"{base}/api/studies", timeout=20).close()

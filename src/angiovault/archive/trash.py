@@ -216,11 +216,18 @@ class Trash:
                 there = [place for place in batch if place.suffix == ".dcm" and (self._root / place).exists()]
                 if there:
                     self._archive.journals.waiting.extend(there)
+            self._index_journal()  # at once, so that nobody who queries meanwhile has to wait for long
         for place in taken:
             self._settle_twin(kept / place, place)
         self._choose_again(item)
         self._items.remove(item.id)
         log.info("the study %s was taken out of the trash: %s", item.study_uid, item.id)
+
+    def _index_journal(self) -> None:
+        """Index what waits in the journal, as far as it can be done now; whoever asks the index does the rest."""
+        with contextlib.suppress(IndexUnavailable):
+            while self._archive.behind and self._archive.catch_up():
+                pass
 
     def _settle_twin(self, copy: Path, place: PurePosixPath) -> None:
         """Remove a file of the trash whose content is at its place again, unless what lies there is damaged."""
@@ -235,11 +242,9 @@ class Trash:
                 self._archive.store.replace_damaged(copy, place)
 
     def _choose_again(self, item: Item) -> None:
-        """Index what was put back, and make those versions current again that had been chosen."""
+        """Make those versions current again that had been chosen."""
         store, chosen = self._archive.store, self._items.choices(item)
         if not chosen:
-            with contextlib.suppress(IndexUnavailable):  # the journal holds it: whoever asks the index does the rest
-                self._archive.ready_index()
             return
         index = self._archive.ready_index()
         others = Choices(store).all()
