@@ -1,5 +1,7 @@
 """The trash: what goes into it, what comes back, and what is left in archive and index."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.models import Folder, Instance, Patient, PatientName, Study
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.scrubbing import Scrubber
-from angiovault.archive.store import NotMounted
+from angiovault.archive.store import NotMounted, StorageError
 from angiovault.archive.summary import summary
 from angiovault.archive.trash import NoSuchStudy, StudyChanged, Trash
 from angiovault.archive.trash_items import NoSuchItem
@@ -261,6 +263,37 @@ def test_it_refuses_while_storage_or_index_are_not_ready(archive: Archive, trash
     assert not archive.store.private.exists()
     hidden.rename(archive.store.private)
     assert instances.tree(archive.store.root) == before
+
+
+def test_a_deletion_that_cannot_be_finished_is_undone(
+    archive: Archive, trash: Trash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(archive, *(instances.make(tmp_path, study=STUDY, number=number) for number in range(3)))
+    before = instances.tree(archive.store.root)
+    counts = summary(archive, lambda _: False)["counts"]
+    rename, left = os.rename, [2]
+
+    def fails_once(source: str, target: str) -> None:
+        if str(source).endswith(".dcm"):
+            left[0] -= 1
+            if not left[0]:
+                raise OSError(errno.EIO, "the disk is ill")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(StorageError, match="the disk is ill"):
+        trash.delete(STUDY, "somebody")
+    assert trash.items() == []
+    assert instances.tree(archive.store.root) == before
+    assert summary(archive, lambda _: False)["counts"] == counts
+
+
+def test_what_is_deleted_while_it_is_checked_is_not_damaged(archive: Archive, trash: Trash, tmp_path: Path) -> None:
+    bring(archive, *(instances.make(tmp_path, study=STUDY, number=number) for number in range(3)))
+    checked = verify(archive.store)
+    assert next(checked).problem == ""
+    trash.delete(STUDY, "somebody")
+    assert list(checked) == []
 
 
 def test_what_waits_in_the_journal_goes_with_its_study(archive: Archive, trash: Trash, tmp_path: Path) -> None:

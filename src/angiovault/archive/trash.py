@@ -118,26 +118,35 @@ class Trash:
         NoSuchStudy, StudyChanged
             When there is nothing to be deleted, or something else than was looked at.
         IndexUnavailable, StorageError
-            When index or storage are not ready; the study is as it was then, or becomes so with the next run.
+            When index or storage are not ready; the study is as it was then, or becomes so with the next run at the
+            latest.
         """
         with self._alone():
-            for _ in range(_ATTEMPTS):
-                self._archive.ready_index()
-                with self._archive.exclusion.exclusive():
-                    index = self._archive.open_index()
-                    index.require_complete()
-                    if self._archive.behind:  # since a moment ago; whatever waits has to be in the index first
-                        continue
-                    study = removing.study(index, study_uid)
-                    if study is None:
-                        raise NoSuchStudy(f"the archive holds no study {study_uid}")
-                    if files not in (None, len(study.places)):
-                        raise StudyChanged(
-                            f"the study {study_uid} had {files} files when it was looked at and has "
-                            f"{len(study.places)} now: look again"
-                        )
-                    return self._delete(study, by)
-            raise IndexUnavailable("the index does not catch up with what is being received: try again later")
+            try:
+                return self._delete_when_ready(study_uid, by, files)
+            except (IndexUnavailable, StorageError):
+                with contextlib.suppress(IndexUnavailable, StorageError):
+                    self._finish_all()
+                raise
+
+    def _delete_when_ready(self, study_uid: str, by: str, files: int | None) -> Item:
+        for _ in range(_ATTEMPTS):
+            self._archive.ready_index()
+            with self._archive.exclusion.exclusive():
+                index = self._archive.open_index()
+                index.require_complete()
+                if self._archive.behind:  # since a moment ago; whatever waits has to be in the index first
+                    continue
+                study = removing.study(index, study_uid)
+                if study is None:
+                    raise NoSuchStudy(f"the archive holds no study {study_uid}")
+                if files not in (None, len(study.places)):
+                    raise StudyChanged(
+                        f"the study {study_uid} had {files} files when it was looked at and has "
+                        f"{len(study.places)} now: look again"
+                    )
+                return self._delete(study, by)
+        raise IndexUnavailable("the index does not catch up with what is being received: try again later")
 
     def _delete(self, study: KeptStudy, by: str) -> Item:
         choices = Choices(self._archive.store).all()
@@ -293,8 +302,11 @@ class Trash:
         if not any(map(self._is_unfinished, self._items.folders())):
             return
         with contextlib.suppress(BlockingIOError), self._alone(wait=False):
-            for folder in filter(self._is_unfinished, self._items.folders()):
-                self._finish(folder.name)
+            self._finish_all()
+
+    def _finish_all(self) -> None:
+        for folder in filter(self._is_unfinished, self._items.folders()):
+            self._finish(folder.name)
 
     def _is_unfinished(self, folder: Path) -> bool:
         try:
