@@ -339,7 +339,7 @@ def test_no_search_reads_through_the_studies(
         return query
 
     monkeypatch.setattr(conditions, "select", noted)
-    for query in ("", "before=9", "id=K", "accession=A", "name=a&id=K", "from=2024-01-01&to=2024-01-31", "modality=CT"):
+    for query in ("", "id=K", "accession=A", "name=a&id=K", "from=2024-01-01&to=2024-01-31", "modality=CT"):
         found(client, query)
         with archive.index.session() as database:
             statement, values = made[-1]
