@@ -12,6 +12,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from angiovault.archive import removing
+from angiovault.archive import store as store_module
 from angiovault.archive.archive import Archive
 from angiovault.archive.choices import Choices
 from angiovault.archive.exchange.importing import import_paths
@@ -349,7 +350,7 @@ def test_a_study_the_index_lost_is_described_all_the_same(archive: Archive) -> N
 
 
 def test_many_share_and_one_is_alone(tmp_path: Path) -> None:
-    lock = Exclusion(tmp_path / "lock")
+    lock = Exclusion(tmp_path / "lock", lambda: None)
     inside, alone = threading.Barrier(3, timeout=10), threading.Event()
 
     def share() -> None:
@@ -372,7 +373,7 @@ def test_many_share_and_one_is_alone(tmp_path: Path) -> None:
 
 
 def test_a_stream_of_those_who_share_does_not_keep_out_the_other(tmp_path: Path) -> None:
-    lock = Exclusion(tmp_path / "lock")
+    lock = Exclusion(tmp_path / "lock", lambda: None)
     stop, times = threading.Event(), [0, 0]
 
     def share(number: int) -> None:
@@ -391,3 +392,38 @@ def test_a_stream_of_those_who_share_does_not_keep_out_the_other(tmp_path: Path)
                 wait_until(lambda before=before: times != before, "the others")
         finally:
             stop.set()
+
+
+def test_those_who_share_hear_of_others_who_were_alone(tmp_path: Path) -> None:
+    heard: list[str] = []
+    one, other = (Exclusion(tmp_path / "lock", lambda name=name: heard.append(name)) for name in ("one", "other"))  # type: ignore[misc]
+
+    def share() -> list[str]:
+        heard.clear()
+        for lock in (one, other, one):
+            with lock.shared():
+                pass
+        return list(heard)
+
+    assert share() == ["one", "other"]
+    assert share() == []
+    with one.exclusive():
+        pass
+    assert share() == ["one", "other"]
+    assert share() == []
+
+
+def test_a_folder_that_was_removed_is_synced_again(
+    archive: Archive, trash: Trash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be there again without being durable: another process has made it and not come to its sync."""
+    bring(archive, instances.make(tmp_path, study=STUDY))
+    folders = {path for path in archive.store.root.glob("2024/**") if path.is_dir()}
+    trash.delete(STUDY, "somebody")
+    for folder in sorted(folders):
+        folder.mkdir()
+    synced: set[Path] = set()
+    sync = store_module.fsync_directory
+    monkeypatch.setattr(store_module, "fsync_directory", lambda path: (synced.add(path), sync(path)))
+    bring(archive, instances.make(tmp_path, study=STUDY))
+    assert {folder.parent for folder in folders} <= synced

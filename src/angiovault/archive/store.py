@@ -266,6 +266,11 @@ class Store:
             fsync_directory(folder.parent)
             self._durable.add(folder)
 
+    def forget_folders(self) -> None:
+        """Look at every folder anew: some may have been removed, and made again by others who have not synced them."""
+        with self._lock:
+            self._durable.clear()
+
     def instance_files(self) -> Iterator[PurePosixPath]:
         """Yield the paths of all instance files, oldest folder first, relative to the root; follows no symbolic link.
 
