@@ -122,6 +122,12 @@ def test_studies_are_found_by_date_modality_and_conflict(client: Client, archive
     try:
         listing._COMMON = 1  # type: ignore[misc]  # as with a modality that most studies have
         assert found(client, "modality=xa") == ["1.3", "1.1"]
+        for number, each in enumerate(("CT", "XA", "SR")):
+            bring(archive, make(tmp_path, "1.4", "A^B", series=f"1.4.{number}", Modality=each))
+        assert found(client, "modality=XA") == ["1.4", "1.3", "1.1"]
+        assert found(client, "modality=CT") == ["1.4", "1.2"]
+        assert found(client, "modality=SR") == ["1.4"]
+        assert found(client, "modality=_T") == found(client, "modality=X") == []
     finally:
         listing._COMMON = listing_common  # type: ignore[misc]
 
