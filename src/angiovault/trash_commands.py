@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 
 from angiovault import logs, service
 from angiovault.archive import removing
@@ -18,6 +19,11 @@ def _archive(args: argparse.Namespace) -> Archive:
     config: Config = args.settings
     logs.set_up(config.log_level, config.log_file)
     return service.open_archive(config)
+
+
+def _user() -> str:
+    """Return who types: on a NAS the commands run as the package's own user."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def _confirm(word: str, question: str) -> None:
@@ -47,7 +53,7 @@ def delete(args: argparse.Namespace) -> int:
         _confirm("delete", "All of this goes into the trash.")
     for study in studies:
         try:
-            item = Trash(archive).delete(study.uid, getpass.getuser(), len(study.places))
+            item = Trash(archive).delete(study.uid, _user(), len(study.places))
         except (NoSuchStudy, StudyChanged) as error:
             raise CommandError(str(error)) from error
         print(f"{study.uid} is in the trash: angiovault trash restore {item.id} puts it back")

@@ -208,14 +208,15 @@ def test_every_page_can_be_used_by_keyboard_and_has_labels(archive: SupervisedAr
     archive.cli("device", "add", "zeego", "--ae-title", "ZEEGO", "--host", "192.168.1.20", "--port", "104")
     # Tab leads from the way around the tabs through all of them; Enter opens one.
     reached = []
-    for _ in range(7):
+    for _ in range(8):
         browser.press(TAB)
         reached.append(browser.run("return document.activeElement.innerText;"))
-    assert reached == ["Go to the content", "中文", "Overview", "Service", "Devices", "Jobs", "Log"]
+    assert reached == ["Go to the content", "中文", "Overview", "Service", "Devices", "Studies", "Jobs", "Log"]
     assert browser.run("return getComputedStyle(document.activeElement).outlineStyle;") == "solid"
     browser.press(ENTER)
     browser.wait_for("h1", "Log")
-    pages = {"service": "DICOM port", "devices": "zeego", "log": "For support", "overview": "modality"}
+    pages = {"service": "DICOM port", "devices": "zeego", "studies": "Trash", "log": "For support"}
+    pages["overview"] = "modality"
     for page, words in pages.items():
         go_to(browser, page, words)
         assert browser.run("return document.activeElement === document.querySelector('h1');"), page

@@ -83,9 +83,9 @@ def test_a_study_is_found_exported_deleted_and_restored(
     browser.wait_for("main", "Running and well")
 
     # Found by the name as people write it, and opened.
-    go_to(browser, "studies", "2 studies shown")
+    go_to(browser, "studies", "Studies shown: 2")
     search(browser, "nobody", "No study matches")
-    search(browser, "张三", "1 studies shown")
+    search(browser, "张三", "Studies shown: 1")
     assert texts_of(browser, "tbody th") == ["张三\nZHANG San\nK-1"]
     browser.click('button[aria-label^="Open the study of ZHANG San · 张三"]')
     browser.wait_for("main", "Study Instance UID")
@@ -132,12 +132,12 @@ def test_a_study_is_found_exported_deleted_and_restored(
     assert len(kept(archive)) == 1
     browser.wait_for("main", "Trash")
     browser.wait_for("main", "by local")
-    search(browser, "", "1 studies shown")
+    search(browser, "", "Studies shown: 1")
 
     # And back.
     browser.click('button[aria-label^="Restore the study of ZHANG San · 张三"]')
     browser.wait_for("main .notice", "The study is back")
-    browser.wait_for("p[role=status]", "2 studies shown")
+    browser.wait_for("p[role=status]", "Studies shown: 2")
     assert kept(archive) == before
     browser.wait_for("main", "The trash is empty")
 
@@ -209,7 +209,7 @@ def test_screenshots_of_the_studies(
     photograph("studies")
     type_into(browser, "field-studies-name", "诸葛亮")
     browser.click("form[role=search] button[type=submit]")
-    wait_until(lambda: len(texts_of(browser, "main > .scroll tbody tr")) == 1, "the study")
+    wait_until(lambda: len(texts_of(browser, "main > .card:not([aria-labelledby]) tbody tr")) == 1, "the study")
     browser.click("td.actions button")
     browser.wait_for("main", words[1])
     photograph("study")
@@ -231,7 +231,7 @@ def test_a_large_study_is_not_held_in_memory_and_can_be_broken_off(archive: Supe
     zip_url = f"{base}/api/studies/{STUDY}/zip"
 
     def highest() -> int:
-        status = Path(f"/proc/{archive.panel.pid}/status").read_text(encoding="ascii")  # type: ignore[union-attr]
+        status = Path(f"/proc/{archive.panel.process.pid}/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
     opener.open(f"{base}/api/studies", timeout=20).close()

@@ -32,6 +32,7 @@ def phantom_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["serve", "import", "reindex", "verify", "status", "echo", "send", "export", "conflicts", "device", "demo"]
+    names += ["delete", "trash"]
     assert all(name in parser().format_help() for name in names)
     for name in names:
         with pytest.raises(SystemExit) as ending:

@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 from angiovault.archive.archive import Archive
 from angiovault.archive.exchange.importing import import_paths
 from angiovault.archive.exchange.streaming import ZipStream
-from angiovault.archive.finding import listing
+from angiovault.archive.finding import conditions, listing
 from angiovault.archive.finding.selection import Selection, versions
 from angiovault.archive.finding.selection import instances as selected
 from angiovault.panel.pages import studies
@@ -122,6 +122,12 @@ def test_studies_are_found_by_date_modality_and_conflict(client: Client, archive
     try:
         listing._COMMON = 1  # type: ignore[misc]  # as with a modality that most studies have
         assert found(client, "modality=xa") == ["1.3", "1.1"]
+        for number, each in enumerate(("CT", "XA", "SR")):
+            bring(archive, make(tmp_path, "1.4", "A^B", series=f"1.4.{number}", Modality=each))
+        assert found(client, "modality=XA") == ["1.4", "1.3", "1.1"]
+        assert found(client, "modality=CT") == ["1.4", "1.2"]
+        assert found(client, "modality=SR") == ["1.4"]
+        assert found(client, "modality=_T") == found(client, "modality=X") == []
     finally:
         listing._COMMON = listing_common  # type: ignore[misc]
 
@@ -319,6 +325,36 @@ def test_downloads_do_not_take_all_of_the_server(client: Client, archive: Archiv
         handler(Asked("admin"), STUDY)
     for answer in (running[1], third):
         answer.body.close()
+    for _ in range(3):
+        assert client.ask(f"/api/studies/{STUDY}/zip", method="HEAD").status == 200
+
+
+def test_no_search_reads_through_the_studies(
+    client: Client, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a million of them a page has to come from an index, or from the last rows."""
+    if archive.index.engine != "sqlite":
+        pytest.skip("the plan is read in SQLite's words")
+    bring(archive, make(tmp_path, STUDY, "A^B"))
+    made: list[tuple[str, list[object]]] = []
+    select = conditions.select
+
+    def noted(*values: Any) -> Any:
+        query = select(*values)
+        made.append(query.limit(listing.PAGE).sql())
+        return query
+
+    monkeypatch.setattr(conditions, "select", noted)
+    for query in ("", "id=K", "accession=A", "name=a&id=K", "from=2024-01-01&to=2024-01-31", "modality=CT"):
+        found(client, query)
+        with archive.index.session() as database:
+            statement, values = made[-1]
+            plan = [row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+        assert "OFFSET" not in statement
+        assert "COUNT" not in statement
+        # Parts of names are looked for in all names. Without a condition the studies are read from the last one on, as
+        # far as the page goes.
+        assert "SCAN t1" not in plan or query == "", (query, plan)
 
 
 # ---- deleting

@@ -1,5 +1,7 @@
 """The trash: what goes into it, what comes back, and what is left in archive and index."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from angiovault.archive import removing
+from angiovault.archive import store as store_module
 from angiovault.archive.archive import Archive
 from angiovault.archive.choices import Choices
 from angiovault.archive.exchange.importing import import_paths
@@ -20,7 +23,7 @@ from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.models import Folder, Instance, Patient, PatientName, Study
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.scrubbing import Scrubber
-from angiovault.archive.store import NotMounted
+from angiovault.archive.store import NotMounted, StorageError
 from angiovault.archive.summary import summary
 from angiovault.archive.trash import NoSuchStudy, StudyChanged, Trash
 from angiovault.archive.trash_items import NoSuchItem
@@ -263,6 +266,37 @@ def test_it_refuses_while_storage_or_index_are_not_ready(archive: Archive, trash
     assert instances.tree(archive.store.root) == before
 
 
+def test_a_deletion_that_cannot_be_finished_is_undone(
+    archive: Archive, trash: Trash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(archive, *(instances.make(tmp_path, study=STUDY, number=number) for number in range(3)))
+    before = instances.tree(archive.store.root)
+    counts = summary(archive, lambda _: False)["counts"]
+    rename, left = os.rename, [2]
+
+    def fails_once(source: str, target: str) -> None:
+        if str(source).endswith(".dcm"):
+            left[0] -= 1
+            if not left[0]:
+                raise OSError(errno.EIO, "the disk is ill")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(StorageError, match="the disk is ill"):
+        trash.delete(STUDY, "somebody")
+    assert trash.items() == []
+    assert instances.tree(archive.store.root) == before
+    assert summary(archive, lambda _: False)["counts"] == counts
+
+
+def test_what_is_deleted_while_it_is_checked_is_not_damaged(archive: Archive, trash: Trash, tmp_path: Path) -> None:
+    bring(archive, *(instances.make(tmp_path, study=STUDY, number=number) for number in range(3)))
+    checked = verify(archive.store)
+    assert next(checked).problem == ""
+    trash.delete(STUDY, "somebody")
+    assert list(checked) == []
+
+
 def test_what_waits_in_the_journal_goes_with_its_study(archive: Archive, trash: Trash, tmp_path: Path) -> None:
     bring(archive, instances.make(tmp_path, study=STUDY))
     archive.journals.waiting.append(next(archive.store.instance_files()))
@@ -316,7 +350,7 @@ def test_a_study_the_index_lost_is_described_all_the_same(archive: Archive) -> N
 
 
 def test_many_share_and_one_is_alone(tmp_path: Path) -> None:
-    lock = Exclusion(tmp_path / "lock")
+    lock = Exclusion(tmp_path / "lock", lambda: None)
     inside, alone = threading.Barrier(3, timeout=10), threading.Event()
 
     def share() -> None:
@@ -339,7 +373,7 @@ def test_many_share_and_one_is_alone(tmp_path: Path) -> None:
 
 
 def test_a_stream_of_those_who_share_does_not_keep_out_the_other(tmp_path: Path) -> None:
-    lock = Exclusion(tmp_path / "lock")
+    lock = Exclusion(tmp_path / "lock", lambda: None)
     stop, times = threading.Event(), [0, 0]
 
     def share(number: int) -> None:
@@ -358,3 +392,38 @@ def test_a_stream_of_those_who_share_does_not_keep_out_the_other(tmp_path: Path)
                 wait_until(lambda before=before: times != before, "the others")
         finally:
             stop.set()
+
+
+def test_those_who_share_hear_of_others_who_were_alone(tmp_path: Path) -> None:
+    heard: list[str] = []
+    one, other = (Exclusion(tmp_path / "lock", lambda name=name: heard.append(name)) for name in ("one", "other"))  # type: ignore[misc]
+
+    def share() -> list[str]:
+        heard.clear()
+        for lock in (one, other, one):
+            with lock.shared():
+                pass
+        return list(heard)
+
+    assert share() == ["one", "other"]
+    assert share() == []
+    with one.exclusive():
+        pass
+    assert share() == ["one", "other"]
+    assert share() == []
+
+
+def test_a_folder_that_was_removed_is_synced_again(
+    archive: Archive, trash: Trash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be there again without being durable: another process has made it and not come to its sync."""
+    bring(archive, instances.make(tmp_path, study=STUDY))
+    folders = {path for path in archive.store.root.glob("2024/**") if path.is_dir()}
+    trash.delete(STUDY, "somebody")
+    for folder in sorted(folders):
+        folder.mkdir()
+    synced: set[Path] = set()
+    sync = store_module.fsync_directory
+    monkeypatch.setattr(store_module, "fsync_directory", lambda path: (synced.add(path), sync(path)))
+    bring(archive, instances.make(tmp_path, study=STUDY))
+    assert {folder.parent for folder in folders} <= synced

@@ -67,7 +67,7 @@ class Archive:
         self.store = Store(storage, min_free, expected_id)
         self.index = Index(index_url)
         self.journals = Journals(self.store.private)
-        self.exclusion = Exclusion(self.store.private / "exclusion")
+        self.exclusion = Exclusion(self.store.private / "exclusion", self.store.forget_folders)
         self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
         self._catching_up = threading.Lock()
         self._recalls = 0

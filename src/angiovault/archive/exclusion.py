@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,16 @@ class Exclusion:
     ----------
     path : Path
         The lock's file, made when it is missing; the turnstile lies beside it.
+    after_others : Callable
+        Is called by whoever shares the lock when somebody, in any process, was alone since he held it last: what he
+        remembers of the folders may not be true any more.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, after_others: Callable[[], None]) -> None:
         self._path = path
         self._turnstile = path.with_name(path.name + ".turnstile")
+        self._after_others = after_others
+        self._seen = -1
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
@@ -43,7 +49,11 @@ class Exclusion:
         StorageError
             When the lock's files cannot be opened.
         """
-        with _locked(self._path, self._turnstile, fcntl.LOCK_SH):
+        with _locked(self._path, self._turnstile, fcntl.LOCK_SH) as descriptor:
+            last = os.fstat(descriptor).st_mtime_ns  # when somebody was alone
+            if last != self._seen:
+                self._after_others()
+                self._seen = last
             yield
 
     @contextlib.contextmanager
@@ -55,12 +65,14 @@ class Exclusion:
         StorageError
             When the lock's files cannot be opened.
         """
-        with _locked(self._path, self._turnstile, fcntl.LOCK_EX):
+        with _locked(self._path, self._turnstile, fcntl.LOCK_EX) as descriptor:
+            with as_storage_error("cannot lock the archive"):
+                os.utime(descriptor, ns=(time.time_ns(), time.time_ns()))
             yield
 
 
 @contextlib.contextmanager
-def _locked(path: Path, turnstile: Path, how: int) -> Iterator[None]:
+def _locked(path: Path, turnstile: Path, how: int) -> Iterator[int]:
     with as_storage_error("cannot lock the archive"):
         descriptor = os.open(path, _FLAGS, 0o600)
     try:
@@ -71,7 +83,7 @@ def _locked(path: Path, turnstile: Path, how: int) -> Iterator[None]:
                 fcntl.flock(descriptor, how)
             finally:
                 os.close(gate)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

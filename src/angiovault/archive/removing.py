@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from angiovault.archive import names
 from angiovault.archive.adding import digest_of_folder
-from angiovault.archive.elements import SPECIFIC_CHARACTER_SET, decode
+from angiovault.archive.elements import SPECIFIC_CHARACTER_SET, EncodingError, decode
 from angiovault.archive.index import Index
 from angiovault.archive.models import Folder, Instance, Patient, PatientName, Series, Study, StudyPerson
 
@@ -66,7 +66,10 @@ def study(index: Index, uid: str) -> KeptStudy | None:
             .order_by(Instance.received, Instance.id)
         )
         files = list(query.tuples())
-    head = decode(row.head)
+    try:
+        head = decode(row.head)
+    except EncodingError:  # a damaged row can be deleted like any other
+        head = {}
     label = head.get(SPECIFIC_CHARACTER_SET, ("CS", b""))[1]
     name, number, description = (
         names.decode(head.get(tag, ("", b""))[1], label).strip(" \0")

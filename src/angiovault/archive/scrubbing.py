@@ -11,7 +11,7 @@ from typing import Final, TypedDict
 
 from angiovault.archive.archive import Archive
 from angiovault.archive.store import StorageError, as_storage_error
-from angiovault.archive.verifying import Pace, check_file
+from angiovault.archive.verifying import Pace, check_file, is_there
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ class Scrubber:
         state["damaged"] = [text for text in state["damaged"] if text != str(place)]
         if finding.problem:
             self._archive.check()  # not when the whole storage has gone away
+        if finding.problem and is_there(self._archive.store, place):
             log.error("scheduled check: %s is damaged: %s", place, finding.problem)
             state["damaged"] = [*state["damaged"], str(place)][:_MOST_DAMAGED]
         state["after"] = str(place)

@@ -294,6 +294,7 @@ class Settler:
                 return False
             place = item.entry.place
             try:
+                self._store.make_folder_again(place)
                 there = self._store.link(item.path, place)
             except OSError as error:
                 if error.errno not in NO_LINKS:

@@ -204,6 +204,10 @@ class Store:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
+    def make_folder_again(self, place: PurePosixPath) -> None:
+        """Make the folder of a place, durably, if it may have been removed since `make_folder`. Raises OSError."""
+        self._make_folder(self.root / place.parent)
+
     def link(self, temporary: Path, place: PurePosixPath) -> bool:
         """Give a durable file its place as well, in one step; `sync` makes that durable.
 
@@ -267,6 +271,11 @@ class Store:
                 folder.mkdir(mode=0o750)  # its name tells a patient's
             fsync_directory(folder.parent)
             self._durable.add(folder)
+
+    def forget_folders(self) -> None:
+        """Look at every folder anew: some may have been removed, and made again by others who have not synced them."""
+        with self._lock:
+            self._durable.clear()
 
     def instance_files(self) -> Iterator[PurePosixPath]:
         """Yield the paths of all instance files, oldest folder first, relative to the root; follows no symbolic link.

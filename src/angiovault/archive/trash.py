@@ -119,28 +119,37 @@ class Trash:
         NoSuchStudy, StudyChanged
             When there is nothing to be deleted, or something else than was looked at.
         IndexUnavailable, StorageError
-            When index or storage are not ready; the study is as it was then, or becomes so with the next run.
+            When index or storage are not ready; the study is as it was then, or becomes so with the next run at the
+            latest.
         """
         with self._alone():
             # What was acknowledged just now goes with its study; what is not in its place by then stays, as a new one.
             self._archive.wait_for_others(_PATIENCE)
-            for _ in range(_ATTEMPTS):
-                self._archive.ready_index()
-                with self._archive.exclusion.exclusive():
-                    index = self._archive.open_index()
-                    index.require_complete()
-                    if self._archive.behind:  # since a moment ago; whatever waits has to be in the index first
-                        continue
-                    study = removing.study(index, study_uid)
-                    if study is None:
-                        raise NoSuchStudy(f"the archive holds no study {study_uid}")
-                    if files not in (None, len(study.places)):
-                        raise StudyChanged(
-                            f"the study {study_uid} had {files} files when it was looked at and has "
-                            f"{len(study.places)} now: look again"
-                        )
-                    return self._delete(study, by)
-            raise IndexUnavailable("the index does not catch up with what is being received: try again later")
+            try:
+                return self._delete_when_ready(study_uid, by, files)
+            except (IndexUnavailable, StorageError):
+                with contextlib.suppress(IndexUnavailable, StorageError):
+                    self._finish_all()
+                raise
+
+    def _delete_when_ready(self, study_uid: str, by: str, files: int | None) -> Item:
+        for _ in range(_ATTEMPTS):
+            self._archive.ready_index()
+            with self._archive.exclusion.exclusive():
+                index = self._archive.open_index()
+                index.require_complete()
+                if self._archive.behind:  # since a moment ago; whatever waits has to be in the index first
+                    continue
+                study = removing.study(index, study_uid)
+                if study is None:
+                    raise NoSuchStudy(f"the archive holds no study {study_uid}")
+                if files not in (None, len(study.places)):
+                    raise StudyChanged(
+                        f"the study {study_uid} had {files} files when it was looked at and has "
+                        f"{len(study.places)} now: look again"
+                    )
+                return self._delete(study, by)
+        raise IndexUnavailable("the index does not catch up with what is being received: try again later")
 
     def _delete(self, study: KeptStudy, by: str) -> Item:
         choices = Choices(self._archive.store).all()
@@ -219,11 +228,18 @@ class Trash:
                 there = [place for place in batch if place.suffix == ".dcm" and (self._root / place).exists()]
                 if there:
                     self._archive.journals.waiting.append(*there)
+            self._index_journal()  # at once, so that nobody who queries meanwhile has to wait for long
         for place in taken:
             self._settle_twin(kept / place, place)
         self._choose_again(item)
         self._items.remove(item.id)
         log.info("the study %s was taken out of the trash: %s", item.study_uid, item.id)
+
+    def _index_journal(self) -> None:
+        """Index what waits in the journal, as far as it can be done now; whoever asks the index does the rest."""
+        with contextlib.suppress(IndexUnavailable):
+            while self._archive.behind and self._archive.catch_up():
+                pass
 
     def _settle_twin(self, copy: Path, place: PurePosixPath) -> None:
         """Remove a file of the trash whose content is at its place again, unless what lies there is damaged."""
@@ -238,11 +254,9 @@ class Trash:
                 self._archive.store.replace_damaged(copy, place)
 
     def _choose_again(self, item: Item) -> None:
-        """Index what was put back, and make those versions current again that had been chosen."""
+        """Make those versions current again that had been chosen."""
         store, chosen = self._archive.store, self._items.choices(item)
         if not chosen:
-            with contextlib.suppress(IndexUnavailable):  # the journal holds it: whoever asks the index does the rest
-                self._archive.ready_index()
             return
         index = self._archive.ready_index()
         others = Choices(store).all()
@@ -291,8 +305,11 @@ class Trash:
         if not any(map(self._is_unfinished, self._items.folders())):
             return
         with contextlib.suppress(BlockingIOError), self._alone(wait=False):
-            for folder in filter(self._is_unfinished, self._items.folders()):
-                self._finish(folder.name)
+            self._finish_all()
+
+    def _finish_all(self) -> None:
+        for folder in filter(self._is_unfinished, self._items.folders()):
+            self._finish(folder.name)
 
     def _is_unfinished(self, folder: Path) -> bool:
         try:

@@ -161,8 +161,7 @@ def studies(index: Index, wanted: Wanted, before: int = 0) -> tuple[list[FoundSt
             keys[MODALITIES_IN_STUDY] = Key("CS", wanted.modality.encode())
         query = conditions.select("STUDY", keys, {}).limit(PAGE + 1)
         if wanted.modality and MODALITIES_IN_STUDY not in keys:
-            of_study = _series_of_modality(wanted.modality).where(Series.study_id == Study.id)
-            query = query.where(peewee.fn.EXISTS(of_study))
+            query = query.where(_lists_modality(wanted.modality))
         if wanted.conflicts:
             query = query.where(Study.id.in_(_with_conflicts()))
         if before:
@@ -268,8 +267,13 @@ def name_patterns(text: str) -> list[str]:
     return list(dict.fromkeys(patterns))
 
 
-def _series_of_modality(modality: str) -> Any:
-    return Series.select(Series.study_id).where((Series.modality == names.fold(modality)) & (Series.instance_count > 0))
+def _lists_modality(modality: str) -> Any:
+    """Return the condition on a study's own list of modalities, which makes no database collect all its series."""
+    code = re.sub(r"([!%_])", r"!\1", modality)
+    patterns = (code, f"{code}\\%", f"%\\{code}", f"%\\{code}\\%")
+    like, escape = peewee.SQL("LIKE"), peewee.SQL("ESCAPE '!'")
+    alternatives = [peewee.NodeList((Study.modalities, like, peewee.Value(each), escape)) for each in patterns]
+    return peewee.NodeList(alternatives, glue=" OR ", parens=True)
 
 
 def _is_common(modality: str) -> bool:

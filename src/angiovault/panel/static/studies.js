@@ -320,7 +320,8 @@
       showStudy(place, uid, left, again);
     }
 
-    content.append(...[outcome, form.node, status, results, el("div", { class: "buttons" }, more), trash].filter(Boolean));
+    content.append(...[outcome, form.node, el("section", { class: "card", "aria-label": t("studies") }, status, results, more),
+    trash].filter(Boolean));
     if (outcome) announce(outcome.textContent);
     look(true);
     showTrash(trash, left, (text) => again(notice("good", text)));
