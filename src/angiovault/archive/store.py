@@ -34,6 +34,7 @@ PRIVATE_FOLDER: Final = ".angiovault"
 MARKER: Final = "archive.json"
 NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 _KNOWN_FOLDERS: Final = 10_000
+_ATTEMPTS: Final = 20
 
 
 class Store:
@@ -197,12 +198,16 @@ class Store:
         with as_storage_error(f"cannot put an instance in {place.parent}"):
             if folder in self._durable and os.access(folder, os.W_OK | os.X_OK):
                 return
-            self.check_mounted()  # no folder may be made on the mount point of a volume that is gone
-            if not folder.exists():  # somebody removed it
-                self._durable.clear()
-            self._make_folder(folder)
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            for _ in range(_ATTEMPTS):
+                self.check_mounted()  # no folder may be made on the mount point of a volume that is gone
+                with contextlib.suppress(FileNotFoundError):
+                    self._make_folder(folder)
+                    if os.access(folder, os.W_OK | os.X_OK):
+                        return
+                    os.stat(folder)
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                self.forget_folders()  # a study was deleted, and its folders with it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def make_folder_again(self, place: PurePosixPath) -> None:
         """Make the folder of a place, durably, if it may have been removed since `make_folder`. Raises OSError."""

@@ -252,6 +252,7 @@ class Trash:
                 copy.unlink()
             else:
                 self._archive.store.replace_damaged(copy, place)
+                copy.unlink(missing_ok=True)
 
     def _choose_again(self, item: Item) -> None:
         """Make those versions current again that had been chosen."""
