@@ -65,7 +65,7 @@ class BenchMariaDB(MariaDB):
         """End the server in order, so that kept data need no repair, and delete its folder."""
         try:
             if self.running:
-                self.background.stop(seconds=120)
+                self.background.stop(seconds=600)
         finally:
             self.kill()
             shutil.rmtree(self.folder)
