@@ -25,8 +25,13 @@ class Receipt:
     header: Header
     digest: str
     size: int
-    place: PurePosixPath
+    find_place: Callable[[], PurePosixPath]
     wait_for_outcome: Callable[[], str]
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Where it lies, or, until its outcome is known, where it is to lie: the content may be kept elsewhere."""
+        return self.find_place()
 
     @property
     def outcome(self) -> str:
@@ -120,8 +125,10 @@ class Reception:
             )
         incoming = self._incoming
         digest = incoming.digest()
-        place = layout.place(header, digest)
-        self._store.make_folder(place)
+        place = self._store.place_beside(incoming.path, layout.place(header, digest))
+        if self._store.elsewhere(place) is None:
+            with incoming.noting_no_room():
+                self._store.make_folder(place)
         incoming.write_back()
         turn = self._settler.turn(incoming)
         try:
@@ -131,7 +138,13 @@ class Reception:
             raise
         incoming.keep()
         entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
-        receipt = Receipt(header, digest, incoming.size, place, lambda: self._settler.outcome(item))
         item = Sealed(incoming.path, entry, lambda outcome: then(receipt, outcome))
+        receipt = Receipt(
+            header,
+            digest,
+            incoming.size,
+            lambda: item.entry.place if item.entry is not None else place,
+            lambda: self._settler.outcome(item),
+        )
         self._settler.take(turn, item)
         return receipt

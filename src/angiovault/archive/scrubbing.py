@@ -87,7 +87,8 @@ class Scrubber:
         pace = Pace(self._rate)
         saved = time.monotonic()
         after, passed = state["after"], not state["after"]
-        for place in self._archive.store.instance_files():
+        store = self._archive.store
+        for place in store.instance_files():
             if self._stop.is_set():
                 break
             if not passed:
@@ -100,7 +101,7 @@ class Scrubber:
         else:
             # A file that was checked last and is gone since means that the round has to begin anew.
             state["finished"], state["after"] = (time.time(), state["after"]) if passed else (0, "")
-            state["damaged"] = [text for text in state["damaged"] if (self._archive.store.root / text).exists()]
+            state["damaged"] = [text for text in state["damaged"] if store.path(PurePosixPath(text)).exists()]
             log.info("scheduled check: %d files read, %d damaged", state["files"], len(state["damaged"]))
         self._save(state)
 

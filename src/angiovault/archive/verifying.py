@@ -41,7 +41,7 @@ def digest_of(file: BinaryIO, pace: Callable[[int], None] | None = None) -> str:
 
 def check_file(store: Store, place: PurePosixPath, pace: Callable[[int], None] | None = None) -> Finding:
     """Read one stored file and compare it with the digest in its head."""
-    path = store.root / place
+    path = store.path(place)
     try:
         with path.open("rb", buffering=0) as file:
             meta = filemeta.read(file)
@@ -60,7 +60,7 @@ def check_file(store: Store, place: PurePosixPath, pace: Callable[[int], None] |
 
 def sound(store: Store, instance: StoredInstance) -> bool:
     """Return whether the file of an instance holds exactly the data set that was received."""
-    path = store.root / instance.path
+    path = store.path(instance.path)
     try:
         with path.open("rb", buffering=0) as file:
             meta = filemeta.read(file)
@@ -122,6 +122,6 @@ def missing_files(store: Store, index: Index) -> Iterator[PurePosixPath]:
             last = number
             place = PurePosixPath(folder, file)
             try:
-                (store.root / place).stat()
+                store.path(place).stat()
             except OSError:
                 yield place

@@ -204,7 +204,7 @@ def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str) -> tuple[st
 def _remove(archive: Archive, path: Path, state: _State, receipt: Receipt) -> str:
     """Remove a source file that is in the archive; return why it was left instead, '' when it is gone."""
     reason = ""
-    placed = archive.store.root / receipt.place
+    placed = archive.store.path(receipt.place)
     try:
         if _State.of(path.lstat()) != state:
             reason = "it was changed meanwhile"

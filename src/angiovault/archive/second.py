@@ -1,0 +1,119 @@
+"""The second folder of a storage, in which the archive continues when the first is full: made once, and remembered.
+
+The first folder's marker says that there is a second, and by which key it is known. It is written last, so that a
+second folder whose making was cut off is only a folder that may be taken once more; and from then on a second folder
+without that key is one that is not mounted, in which nothing is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+from angiovault.archive.durable import NotMounted, StorageError, as_storage_error, fsync_directory, locked
+from angiovault.archive.folder import Marker, StorageFolder
+
+log = logging.getLogger(__name__)
+
+
+def settle(first: StorageFolder, second: StorageFolder | None) -> None:
+    """Make, find again or let go the second folder, as the settings want it; the first is mounted.
+
+    Raises
+    ------
+    NotMounted, StorageError
+        When the one that is known is not there, is to be let go and is not empty, or no other can be made.
+    """
+    with as_storage_error("cannot settle the second folder"), locked(first.root, folder=True):
+        marker = first.read_marker()
+        if second is None:
+            if marker.key:
+                _let_go(first, marker)
+            return
+        if second.has_marker:
+            found = second.read_marker()
+            if found.id != marker.id:
+                raise NotMounted(f"{second.root} holds another archive ({found.id} instead of {marker.id})")
+        else:
+            if marker.second == str(second.root.absolute()):
+                second.read_marker()  # which says that it is not mounted
+            found = None
+        if marker.key and (found is None or found.key != marker.key):
+            marker = _let_go(first, marker)
+        key = found.key if found is not None else _make(first, second, marker.id)
+        known = replace(marker, key=key, second=str(second.root.absolute()))
+        if known != marker:
+            first.write_marker(known)
+            log.info("the archive %s continues in %s when %s is full", marker.id, second.root, first.root)
+
+
+def _make(first: StorageFolder, second: StorageFolder, archive_id: str) -> str:
+    """Make a second folder and return its key; only the folder itself is made, not what it lies in."""
+    if not second.root.parent.is_dir():
+        raise NotMounted(f"{second.root.parent} is not there: is the volume or shared folder mounted?")
+    if overlap(first.root, second.root):
+        raise StorageError(f"{second.root} and {first.root} lie in one another: choose a folder of another volume")
+    second.root.mkdir(mode=0o750, exist_ok=True)
+    fsync_directory(second.root.parent)
+    with locked(second.root, folder=True):
+        second.refuse_other_content()
+        key = secrets.token_hex(8)
+        second.write_marker(Marker(archive_id, second.part, key))
+        second.incoming.prepare()
+    return key
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Return whether two folders are the same, or one lies in the other; they need not exist."""
+    return is_in(one, other) or is_in(other, one)
+
+
+def is_in(path: Path, folder: Path) -> bool:
+    """Return whether a path is a folder or lies below it; neither needs to exist.
+
+    Raises
+    ------
+    OSError
+        When the folder is there and cannot be looked at.
+    """
+    resolved = path.resolve()
+    if resolved.is_relative_to(folder.resolve()):
+        return True
+    try:
+        known = os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    around = (resolved, *resolved.parents)
+    return any(each.exists() and os.path.samestat(os.stat(each), known) for each in around)
+
+
+def is_needed(second: str) -> NotMounted:
+    """Return the error of settings that do not name the second folder, which was last at this path."""
+    return NotMounted(
+        f"the archive continues in a second folder, which was last {second}: name the folder in the setting "
+        "second-storage, where it is now. Only an empty one may be taken away."
+    )
+
+
+def _let_go(first: StorageFolder, marker: Marker) -> Marker:
+    """Forget a second folder that holds nothing, and return the first's new marker.
+
+    Whoever begins to take in an instance there looks at the first's marker again when its file is made, so that either
+    it is seen here, or the new marker there.
+    """
+    old = StorageFolder(Path(marker.second), 2)
+    if not old.has_marker or old.read_marker().key != marker.key:
+        raise is_needed(marker.second)
+    if old.incoming.path.exists():
+        old.incoming.remove_unfinished()
+    without = replace(marker, key="", second="")
+    if old.holds_nothing():
+        first.write_marker(without)
+        if old.holds_nothing():
+            log.info("the archive %s does not continue in %s any more", marker.id, old.root)
+            return without
+        first.write_marker(marker)
+    raise is_needed(marker.second)
