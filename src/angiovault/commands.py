@@ -126,7 +126,8 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
     lines = [
         f"service      {'running' if found['running'] else 'not running'}",
         f"storage      {config.storage}: {found['storage']}",
-        "free         " + ("?" if found["free_bytes"] is None else f"{max(0, found['free_bytes']) / 1e9:.1f} GB"),
+        "free         " + ("?" if found["free_bytes"] is None else f"{found['free_bytes'] / 1e9:.1f} GB"),
+        *_folder_lines(found["folders"]),
         f"index        {config.index_url.redacted()}: {found['index']}",
     ]
     if counts:
@@ -158,6 +159,13 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
     if found["problem"]:
         lines.append(f"PROBLEM      {found['problem']}")
     return lines
+
+
+def _folder_lines(folders: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each of two folders; of a single one all has been said."""
+    if len(folders) < 2:
+        return []
+    return [f"             {folder['path']}: {folder['free_bytes'] / 1e9:.1f} GB" for folder in folders]
 
 
 def _destination(args: argparse.Namespace, text: str) -> scu.Destination:

@@ -126,7 +126,7 @@ def test_an_instance_that_did_not_fit_is_followed_by_one_in_the_second_folder(
     volume = os.statvfs(tmp_path)
 
     def full(descriptor: int, data: bytes) -> int:
-        if os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(tmp_path / "first" / ".angiovault")):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(tmp_path / "first"):
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
         return write(descriptor, data)
 

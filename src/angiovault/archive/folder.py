@@ -178,6 +178,12 @@ class StorageFolder:
         return volume.f_bavail * volume.f_frsize - reserve, total
 
     @property
+    def is_short(self) -> bool:
+        """Whether half of the bytes that are to be left free are used: by others, or by index and journals."""
+        free, total = self.free_bytes()
+        return -free > min(self._min_free, total // 100) // 2
+
+    @property
     def ran_out(self) -> bool:
         """Whether an instance did not fit in here, and there is not much more room now than there was then.
 
@@ -281,7 +287,7 @@ class StorageFolder:
         return (
             next(self.instance_files(), None) is None
             and set(os.listdir(self.private)) <= known
-            and not (self.incoming.path.exists() and os.listdir(self.incoming.path))
+            and not self.incoming.is_used()
         )
 
 

@@ -106,6 +106,16 @@ class IncomingFolder:
                 if not sealed(leftover) and not _of_another(leftover):
                     leftover.unlink()
 
+    def is_used(self) -> bool:
+        """Return whether anything is in the folder but what receptions that were cut off left behind.
+
+        Raises
+        ------
+        OSError
+            When that cannot be seen.
+        """
+        return self.path.exists() and any(sealed(path) or _of_another(path) for path in self.path.iterdir())
+
     def waiting(self, whose: str) -> Iterator[Path]:
         """Yield the sealed files: of 'others' that live, of the 'dead' (and of this process), or of 'all'."""
         with as_storage_error("cannot read the incoming folder"):

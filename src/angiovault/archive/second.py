@@ -19,6 +19,19 @@ from angiovault.archive.folder import Marker, StorageFolder
 log = logging.getLogger(__name__)
 
 
+def check(first: StorageFolder, second: StorageFolder | None) -> None:
+    """See whether settings that name this second folder, or none, can be used; changes nothing.
+
+    Raises
+    ------
+    NotMounted, StorageError
+        When they cannot, as `settle` would.
+    """
+    with as_storage_error("cannot look at the second folder"):
+        marker = first.read_marker() if first.has_marker else Marker("")
+        _plan(first, second, marker)
+
+
 def settle(first: StorageFolder, second: StorageFolder | None) -> None:
     """Make, find again or let go the second folder, as the settings want it; the first is mounted.
 
@@ -29,33 +42,47 @@ def settle(first: StorageFolder, second: StorageFolder | None) -> None:
     """
     with as_storage_error("cannot settle the second folder"), locked(first.root, folder=True):
         marker = first.read_marker()
-        if second is None:
-            if marker.key:
-                _let_go(first, marker)
-            return
-        if second.has_marker:
-            found = second.read_marker()
-            if found.id != marker.id:
-                raise NotMounted(f"{second.root} holds another archive ({found.id} instead of {marker.id})")
-        else:
-            if marker.second == str(second.root.absolute()):
-                second.read_marker()  # which says that it is not mounted
-            found = None
-        if marker.key and (found is None or found.key != marker.key):
+        key, lets_go = _plan(first, second, marker)
+        if lets_go:
             marker = _let_go(first, marker)
-        key = found.key if found is not None else _make(first, second, marker.id)
+        if second is None:
+            return
+        key = key or _make(second, marker.id)
         known = replace(marker, key=key, second=str(second.root.absolute()))
         if known != marker:
             first.write_marker(known)
             log.info("the archive %s continues in %s when %s is full", marker.id, second.root, first.root)
 
 
-def _make(first: StorageFolder, second: StorageFolder, archive_id: str) -> str:
-    """Make a second folder and return its key; only the folder itself is made, not what it lies in."""
+def _plan(first: StorageFolder, second: StorageFolder | None, marker: Marker) -> tuple[str, bool]:
+    """Return the key of the second folder, '' if none is made yet, and whether the one before is to be let go."""
+    key = ""
+    if second is not None and second.has_marker:
+        found = second.read_marker()
+        if found.id != marker.id:
+            raise NotMounted(f"{second.root} holds another archive ({found.id} instead of {marker.id})")
+        key = found.key
+    elif second is not None:
+        if marker.second == str(second.root.absolute()):
+            second.read_marker()  # which says that it is not mounted
+        _see_it_can_be_made(first, second)
+    lets_go = bool(marker.key) and key != marker.key
+    if lets_go and not _of_it(marker).holds_nothing():
+        raise is_needed(marker.second)
+    return key, lets_go
+
+
+def _see_it_can_be_made(first: StorageFolder, second: StorageFolder) -> None:
     if not second.root.parent.is_dir():
         raise NotMounted(f"{second.root.parent} is not there: is the volume or shared folder mounted?")
-    if overlap(first.root, second.root):
+    if is_in(first.root, second.root) or is_in(second.root, first.root):
         raise StorageError(f"{second.root} and {first.root} lie in one another: choose a folder of another volume")
+    if second.root.exists():
+        second.refuse_other_content()
+
+
+def _make(second: StorageFolder, archive_id: str) -> str:
+    """Make a second folder and return its key; only the folder itself is made, not what it lies in."""
     second.root.mkdir(mode=0o750, exist_ok=True)
     fsync_directory(second.root.parent)
     with locked(second.root, folder=True):
@@ -64,11 +91,6 @@ def _make(first: StorageFolder, second: StorageFolder, archive_id: str) -> str:
         second.write_marker(Marker(archive_id, second.part, key))
         second.incoming.prepare()
     return key
-
-
-def overlap(one: Path, other: Path) -> bool:
-    """Return whether two folders are the same, or one lies in the other; they need not exist."""
-    return is_in(one, other) or is_in(other, one)
 
 
 def is_in(path: Path, folder: Path) -> bool:
@@ -104,16 +126,19 @@ def _let_go(first: StorageFolder, marker: Marker) -> Marker:
     Whoever begins to take in an instance there looks at the first's marker again when its file is made, so that either
     it is seen here, or the new marker there.
     """
+    old = _of_it(marker)
+    without = replace(marker, key="", second="")
+    first.write_marker(without)
+    if not old.holds_nothing():
+        first.write_marker(marker)
+        raise is_needed(marker.second)
+    log.info("the archive %s does not continue in %s any more", marker.id, old.root)
+    return without
+
+
+def _of_it(marker: Marker) -> StorageFolder:
+    """Return the second folder that a first one's marker names, if it is there."""
     old = StorageFolder(Path(marker.second), 2)
     if not old.has_marker or old.read_marker().key != marker.key:
         raise is_needed(marker.second)
-    if old.incoming.path.exists():
-        old.incoming.remove_unfinished()
-    without = replace(marker, key="", second="")
-    if old.holds_nothing():
-        first.write_marker(without)
-        if old.holds_nothing():
-            log.info("the archive %s does not continue in %s any more", marker.id, old.root)
-            return without
-        first.write_marker(marker)
-    raise is_needed(marker.second)
+    return old

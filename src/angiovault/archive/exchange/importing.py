@@ -26,7 +26,7 @@ from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.store import StorageError
+from angiovault.archive.store import NoRoom, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +168,15 @@ def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
 
 
 def _copy(archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str]) -> Receipt:
+    try:
+        return _copy_once(archive, file, meta, uids)
+    except NoRoom:
+        if len(archive.store.folders) == 1:
+            raise
+        return _copy_once(archive, file, meta, uids)  # what did not fit in the first folder goes into the second
+
+
+def _copy_once(archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str]) -> Receipt:
     file.seek(meta.offset)
     calling, received = _origin(archive, meta, uids[1])
     digest = hashlib.sha256() if meta.digest else None
