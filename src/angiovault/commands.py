@@ -69,7 +69,10 @@ def import_files(args: argparse.Namespace) -> int:
 
 def reindex(args: argparse.Namespace) -> int:
     """Rebuild the index."""
-    archive = service.open_archive(_settings(args))
+    config = _settings(args)
+    if args.second_folder_is_lost:
+        service.archive_of(config).store.give_up_second()
+    archive = service.open_archive(config)
     failed = 0
     with Progress("reindex") as progress:
         for item in reindexing.reindex(archive):

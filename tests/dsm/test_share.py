@@ -163,11 +163,11 @@ def test_a_second_folder_when_the_first_is_full(nas: Nas) -> None:
     nas.stage.run(["/.stage/bin/mount", "-o", "remount,size=1m", SHARE])
     nas.stage.run(["sh", "-c", f"head -c 2000000 /dev/zero > {SHARE}/@filler || true"])
     nas.send(4)
-    assert [path for path in nas.stage.host("/volume2/images/archive").rglob("*.dcm")]
+    assert list(nas.stage.host("/volume2/images/archive").rglob("*.dcm"))
     nas.assert_all_kept()
     status = nas.command("status", check=False)
     assert "/volume2/images/archive: " in status
-    assert "index and journals need room in the first as well" in str(nas.health())
+    wait_until(lambda: "need room in the first as well" in str(nas.health()), "the service to say so")
 
     nas.stage.host("/volume2/images").rename(nas.stage.host("/volume2/away"))
     assert "/volume2/images/archive" in nas.wait_for(_AWAY)["message"]

@@ -216,6 +216,33 @@ def test_the_setting_taken_away(volumes: tuple[Path, Path], tmp_path: Path) -> N
         instances.assert_kept(server.peer, [study], set(sent), sent, tmp_path / "back")
 
 
+@pytest.mark.root
+def test_a_second_volume_that_is_lost_for_good(volumes: tuple[Path, Path], tmp_path: Path) -> None:
+    """Somebody has to say so; then the archive goes on with what is left, and a new second folder may be made."""
+    volume2 = volumes[1]
+    study = generate_uid()
+    paths = [instances.make(tmp_path / "sent", study=study, size=_BIG, number=number) for number in range(5)]
+    sent = instances.digests(paths)
+    with Service(tmp_path, unknown_devices="all", config=_config(volumes)) as server:
+        assert storescu(server.peer, paths, "-xe").statuses == [0, 0, 0, A700, 0]
+        refused = server.cli("reindex", "--second-folder-is-lost", check=False)
+        assert refused.returncode == 1
+        assert "nothing is forgotten" in refused.stderr
+        _umount(volume2)
+        _mount(volume2, 24)
+        assert storescu(server.peer, paths[3:4], "-xe").statuses == [A700]
+        done = server.cli("reindex", "--second-folder-is-lost")
+        assert done.stdout == "3 instances indexed\n"
+        assert list(volume2.iterdir()) == []
+        instances.assert_kept(server.peer, [study], set(instances.digests(paths[:3])), sent, tmp_path / "left")
+        server.stop()
+        server.start()
+        assert storescu(server.peer, paths[3:], "-xe").statuses == [A700, 0]
+        assert len(_names(volume2)) == 1
+        again = server.cli("reindex", "--second-folder-is-lost", check=False)
+        assert "nothing is forgotten" in again.stderr
+
+
 def test_a_second_folder_that_is_set_later(service: Callable[..., Service], tmp_path: Path) -> None:
     """A process that runs without it says so, and stops, as soon as another has made it."""
     server = service(unknown_devices="all")

@@ -47,11 +47,32 @@ def settle(first: StorageFolder, second: StorageFolder | None) -> None:
             marker = _let_go(first, marker)
         if second is None:
             return
+        if key and not marker.key and not second.holds_nothing():
+            log.warning("%s holds images already, which `angiovault reindex` makes findable", second.root)
         key = key or _make(second, marker.id)
         known = replace(marker, key=key, second=str(second.root.absolute()))
         if known != marker:
             first.write_marker(known)
             log.info("the archive %s continues in %s when %s is full", marker.id, second.root, first.root)
+
+
+def give_up(first: StorageFolder, second: StorageFolder | None) -> None:
+    """Forget a second folder that is lost for good, with all images in it.
+
+    Raises
+    ------
+    NotMounted, StorageError
+        When the first is not there, there is no second, or it is not lost.
+    """
+    with as_storage_error("cannot forget the second folder"), locked(first.root, folder=True):
+        marker = first.read_marker()
+        if not marker.key:
+            raise StorageError("the archive has no second folder")
+        for folder in (StorageFolder(Path(marker.second), 2), *([second] if second is not None else [])):
+            if folder.has_marker and folder.read_marker().key == marker.key:
+                raise StorageError(f"the second folder is there, in {folder.root}: nothing is forgotten")
+        first.write_marker(replace(marker, key="", second=""))
+        log.warning("the second folder of the archive %s, last in %s, is given up", marker.id, marker.second)
 
 
 def _plan(first: StorageFolder, second: StorageFolder | None, marker: Marker) -> tuple[str, bool]:

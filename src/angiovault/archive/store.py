@@ -155,6 +155,17 @@ class Store:
         """
         second.settle(self._first, self._second)
 
+    def give_up_second(self) -> None:
+        """Forget a second folder that is lost for good; what was in it is gone.
+
+        Raises
+        ------
+        NotMounted, StorageError
+            When that cannot be done, or it is not lost.
+        """
+        self.read_marker()
+        second.give_up(self._first, self._second)
+
     def open(self, archive_id: str) -> None:
         """Begin to use the storage as the archive `archive_id`.
 
