@@ -1,16 +1,18 @@
 """The second folder: made once and never on a mount point, used when the first is full, and no content in both."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import pytest
 from pydicom.uid import generate_uid
 
 from angiovault.archive import second
+from angiovault.archive.adding import Entry
 from angiovault.archive.archive import CONFLICT, DUPLICATE, STORED, Archive, Receipt
 from angiovault.archive.exchange import exporting, importing
 from angiovault.archive.finding.selection import versions
@@ -203,6 +205,34 @@ def test_a_damaged_twin_is_put_aside_and_the_index_knows_the_sound_one(
     assert found.path == again.place
     with archive.open_instance(found) as (file, _):
         assert file.read() == instances.part10.read(path).data_set()
+    archive.close()
+
+
+def test_a_twin_that_is_removed_before_it_was_indexed(
+    plainly: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was received is put in its own place then, though another stood for it when it was tried first."""
+    archive = plainly()
+    path = instances.make(tmp_path / "sent")
+    first = _receive(archive, path)
+    assert first.outcome == STORED
+    _fill(archive, 1, monkeypatch)
+    index = archive.settler._index
+
+    def fail_once(entries: Sequence[Entry]) -> list[str]:
+        monkeypatch.setattr(archive.settler, "_index", index)
+        assert [entry.place for entry in entries] == [first.place]
+        archive.store.path(first.place).unlink()
+        raise StorageError("neither index nor journal")
+
+    monkeypatch.setattr(archive.settler, "_index", fail_once)
+    again = _receive(archive, path)
+    with contextlib.suppress(StorageError):  # that of the first try, if it is asked for in time
+        assert again.outcome == DUPLICATE
+    assert again.outcome == DUPLICATE
+    (found,) = versions(archive.ready_index(), first.header.sop_instance_uid)
+    assert found.path == again.place == "+2" / first.place
+    assert archive.store.path(again.place).exists()
     archive.close()
 
 

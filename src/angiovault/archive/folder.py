@@ -190,6 +190,8 @@ class StorageFolder:
         So what is left of a nearly full volume, or of a quota that the volume does not show, is not tried again and
         again with instances that need more.
         """
+        if not self.incoming.too_little:
+            return False
         volume = os.statvfs(self.root)
         if volume.f_bavail * volume.f_frsize > 2 * self.incoming.too_little:
             self.incoming.too_little = 0

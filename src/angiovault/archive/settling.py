@@ -11,7 +11,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -288,7 +288,10 @@ class Settler:
             if item.entry is None:
                 item.outcome = _LOST
                 return False
-            place = item.entry.place
+            # Tried before, it may have had the place of another that stood for it.
+            place = self._store.place_beside(item.path, item.entry.place)
+            if place != item.entry.place:
+                item.entry = replace(item.entry, place=place)
             elsewhere = self._store.elsewhere(place)
             twin = self._twin(elsewhere, item.entry) if elsewhere is not None else None
             if twin is not None:

@@ -85,8 +85,9 @@ class Store:
             return self._second, PurePosixPath(*place.parts[1:])
         return self._first, place
 
-    def place_beside(self, incoming: Path, inside: PurePosixPath) -> PurePosixPath:
+    def place_beside(self, incoming: Path, place: PurePosixPath) -> PurePosixPath:
         """Return the place for an instance that has arrived: in the folder in which it did, for there it is linked."""
+        inside = self._folder_of(place)[1]
         if self._second is not None and incoming.parent == self._second.incoming.path:
             return SECOND / inside
         return inside
