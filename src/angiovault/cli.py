@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     taking.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="what to take in")
     taking.add_argument("--move", action="store_true", help="remove each source file once it is safe in the archive")
 
-    _command(actions, "reindex", commands.reindex, "rebuild the index from the files")
+    reindex = _command(actions, "reindex", commands.reindex, "rebuild the index from the files")
+    lost = "go on without the second folder and the images in it; only when it is not there any more"
+    reindex.add_argument("--second-folder-is-lost", action="store_true", help=lost)
 
     verify = _command(actions, "verify", commands.verify, "read every stored file again and check its digest")
     verify.add_argument("--rate", type=float, default=0, metavar="MB/S", help="read at most this fast")

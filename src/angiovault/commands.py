@@ -62,7 +62,10 @@ def _exit_code(counts: work.Counts) -> int:
 
 def reindex(args: argparse.Namespace) -> int:
     """Rebuild the index."""
-    archive = service.open_archive(_settings(args))
+    config = _settings(args)
+    if args.second_folder_is_lost:
+        service.archive_of(config).store.give_up_second()
+    archive = service.open_archive(config)
     counts = work.Counts()
     with Progress("reindex") as progress:
         work.reindex(archive, counts, progress)
@@ -99,7 +102,8 @@ def _status_lines(config: Config, found: dict[str, Any]) -> list[str]:
     lines = [
         f"service      {'running' if found['running'] else 'not running'}",
         f"storage      {config.storage}: {found['storage']}",
-        "free         " + ("?" if found["free_bytes"] is None else f"{max(0, found['free_bytes']) / 1e9:.1f} GB"),
+        "free         " + ("?" if found["free_bytes"] is None else f"{found['free_bytes'] / 1e9:.1f} GB"),
+        *_folder_lines(found["folders"]),
         f"index        {config.index_url.redacted()}: {found['index']}",
     ]
     if counts:
@@ -137,6 +141,13 @@ def _reason() -> str:
     """Return which reason of a refusal this user reads: Chinese where the environment asks for it (locale(7))."""
     chosen = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
     return "reason_zh" if chosen.startswith("zh") else "reason"
+
+
+def _folder_lines(folders: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each of two folders; of a single one all has been said."""
+    if len(folders) < 2:
+        return []
+    return [f"             {folder['path']}: {folder['free_bytes'] / 1e9:.1f} GB" for folder in folders]
 
 
 def _destination(args: argparse.Namespace, text: str) -> scu.Destination:

@@ -20,7 +20,19 @@ from typing import Any
 
 from angiovault.indexurl import IndexURL
 from angiovault.inifile import ConfigError, edit_file, read_file
-from angiovault.kinds import AE_TITLE, ARCHIVE_ID, FILE, FOLDER, INDEX, IP, YES_NO, Kind, choice, integer
+from angiovault.kinds import (
+    AE_TITLE,
+    ARCHIVE_ID,
+    FILE,
+    FOLDER,
+    FOLDER_OR_NONE,
+    INDEX,
+    IP,
+    YES_NO,
+    Kind,
+    choice,
+    integer,
+)
 
 CONFIG_VARIABLE = "ANGIOVAULT_CONFIG"
 DEFAULT_FILE = "angiovault.ini"
@@ -135,6 +147,14 @@ class Config:
         "or left at its default, at the current folder.",
         flag="DIR",
     )
+    second_storage: Path | None = setting(
+        "archive",
+        FOLDER_OR_NONE,
+        "",
+        "Folder, on another volume, in which the archive continues when the first is full; when there is room in the "
+        "first again, that is used. It is made empty once. From then on it belongs to the archive, which is away when "
+        "one of both is; only an empty one can be taken away again. Empty is none.",
+    )
     index: IndexURL | None = setting(
         "archive",
         INDEX,
@@ -205,7 +225,7 @@ class Config:
 
 SETTINGS = settings_of(Config)
 _BY_NAME = {row.name: row for row in SETTINGS}
-NEEDS_START = ("storage", "index", "archive-id", "log-file", "health-file")
+NEEDS_START = ("storage", "second-storage", "index", "archive-id", "log-file", "health-file")
 """Settings that a running service cannot change; all others it can."""
 
 

@@ -159,8 +159,9 @@ class Health:
     def _storage(self) -> str:
         try:
             self._archive.check()
-            if os.statvfs(self._archive.store.root).f_flag & os.ST_RDONLY:
-                return f"the volume of {self._archive.store.root} is read-only: nothing can be stored"
+            for folder in self._archive.store.folders:
+                if os.statvfs(folder.root).f_flag & os.ST_RDONLY:
+                    return f"the volume of {folder.root} is read-only: nothing can be stored"
         except (StorageError, OSError) as error:
             return str(error)
         return ""
@@ -169,6 +170,12 @@ class Health:
         try:
             self._archive.check()
             free, total = self._archive.store.free_bytes()
+            first, *more = self._archive.store.folders
+            if more and first.is_short:
+                return (
+                    f"the volume of {first.root} is full: images go into {more[0].root}, but index and journals "
+                    "need room in the first as well: free some"
+                )
         except (StorageError, OSError):
             return ""  # that of the storage is the problem then
         if free <= 0:

@@ -78,7 +78,7 @@ def _read_folder(text: str, base: Path) -> Path:
     return _path(text, base)
 
 
-def _read_file_or_none(text: str, base: Path) -> Path | None:
+def _read_path_or_none(text: str, base: Path) -> Path | None:
     return _path(text, base) if text else None
 
 
@@ -106,7 +106,8 @@ AE_TITLE = Kind(
 IP = Kind("IP address", "an IPv4 or IPv6 address of this machine", _read_ip)
 YES_NO = Kind("yes or no", "yes or no", _read_bool)
 FOLDER = Kind("folder", "a folder's path", _read_folder)
-FILE = Kind("file", "a file's path, or empty", _read_file_or_none)
+FOLDER_OR_NONE = Kind("folder", "a folder's path, or empty", _read_path_or_none)
+FILE = Kind("file", "a file's path, or empty", _read_path_or_none)
 ARCHIVE_ID = Kind("id", "32 hexadecimal digits, or empty", _read_archive_id)
 INDEX = Kind(
     "URL",

@@ -94,7 +94,8 @@ def is_running(archive: Archive) -> bool:
 
 def archive_of(config: Config) -> Archive:
     """Return the archive of the settings, not opened."""
-    return Archive(config.storage, config.index_url, config.min_free_space << 20, config.archive_id)
+    min_free = config.min_free_space << 20
+    return Archive(config.storage, config.index_url, min_free, config.archive_id, config.second_storage)
 
 
 def open_archive(config: Config, create: bool = False) -> Archive:

@@ -94,6 +94,29 @@ def test_images_go_to_another_shared_folder(nas: SupervisedArchive, client: Clie
     assert answers(nas)
 
 
+def test_a_second_folder_is_made_and_let_go(nas: SupervisedArchive, client: Client) -> None:
+    images = nas.nas.root / "volume2/images"
+    images.mkdir(parents=True)
+    (images.parent / "full/archive").mkdir(parents=True)
+    (images.parent / "full/archive/holiday.jpg").touch()
+    before = nas.settings()
+    result = save(client, second_storage=str(images.parent / "full"), ae_title="OTHER")
+    assert result["outcome"] == "refused"
+    assert "holiday.jpg" in result["problems"]["second-storage"]["en"]
+    assert "holiday.jpg" in result["problems"]["second-storage"]["zh"]
+    assert nas.settings().split() == before.split()
+
+    assert save(client, second_storage=str(images))["outcome"] == "applied"
+    second = load(nas.nas.settings).second_storage
+    assert second == images / "archive"
+    wait_until(lambda: (second / ".angiovault/archive.json").exists(), "the service to make it")
+    assert client.get("/api/service")["values"]["second-storage"] == str(second)
+    wait_until(lambda: client.get("/api/overview")["state"] == "well", "the service to be well")
+    assert save(client, second_storage="")["outcome"] == "applied"
+    assert load(nas.nas.settings).second_storage is None
+    assert answers(nas)
+
+
 def test_a_folder_that_cannot_be_used_changes_nothing(nas: SupervisedArchive, client: Client) -> None:
     before = nas.settings()
     result = save(client, storage=str(nas.nas.root / "volume9/images"), ae_title="OTHER")

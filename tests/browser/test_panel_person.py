@@ -253,6 +253,30 @@ def photograph_dialogs(browser: Chromium, lang: str) -> None:
     browser.screenshot(SHOTS / f"panel-folder-{lang}.png")
 
 
+def test_a_second_folder_is_picked_and_shown(archive: SupervisedArchive, browser: Chromium) -> None:
+    images = archive.nas.root / "volume2/images"
+    images.mkdir(parents=True)
+    browser.open(archive.url)
+    browser.wait_for("main", "Running and well")
+    go_to(browser, "service", "Second folder")
+    browser.resize(800, 1500)
+    browser.click("#field-second-storage + button")
+    for name in ("volume2", "images"):
+        wait_until(lambda name=name: any(name in text for text in texts_of(browser, ".folders button")), name)
+        line = "[...document.querySelectorAll('.folders button')].find((e) => e.innerText.includes(arguments[0]))"
+        browser.run(f"{line}.click();", name)
+    wait_until(lambda: browser.text("dialog .breakable") == str(images), "the folder to be open")
+    browser.click("dialog button.primary")
+    browser.click("main button[type=submit]")
+    browser.wait_for(".status", "The service runs with the new settings", seconds=60)
+    go_to(browser, "overview", f"{images}/archive")
+    texts = [text for text in texts_of(browser, "dd .note") if "free of" in text]
+    assert [text.split()[0] for text in texts] == [
+        f"{archive.nas.root}/volume1/angiography/archive",
+        f"{images}/archive",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_screenshots(archive: SupervisedArchive, browser: Chromium, lang: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from dsm.generations import DSM6, DSM7, Generation
 from dsm.nas import PACKAGE, SHARE, Nas
 from faults import instances
+from harness.waiting import wait_until
 
 _AWAY = "share-missing"
 _DENIED = "share-denied"
@@ -141,3 +142,37 @@ def test_another_folder_by_command(nas: Nas) -> None:
     nas.send()
     nas.assert_all_kept()
     assert _archives(nas, "/volume2/images")
+
+
+def test_a_second_folder_when_the_first_is_full(nas: Nas) -> None:
+    """On a volume of its own, granted to the package user; it goes away and comes back like the first."""
+    nas.stage.host(SHARE).mkdir()
+    nas.stage.mount(SHARE)
+    nas.stage.write("/.stage/shares/angiography", f"{SHARE}\n", mode=0o600)
+    nas.install_ready()
+    nas.stage.host("/volume2/images").mkdir(mode=0o700)
+    refused = nas.command("dsm", "use-folder", "--second", "/volume2/images", check=False)
+    assert PACKAGE in refused
+    assert nas.setting("second-storage") is None
+    nas.stage.chown("/volume2/images", "root", group=PACKAGE)
+    nas.stage.run(["chmod", "770", "/volume2/images"])
+    nas.command("dsm", "use-folder", "--second", "/volume2/images")
+    wait_until(lambda: _archives(nas, "/volume2/images") == ["archive"], "the service to make it")
+    nas.wait_for("running")
+    nas.send()
+    nas.stage.run(["/.stage/bin/mount", "-o", "remount,size=1m", SHARE])
+    nas.stage.run(["sh", "-c", f"head -c 2000000 /dev/zero > {SHARE}/@filler || true"])
+    nas.send(4)
+    assert list(nas.stage.host("/volume2/images/archive").rglob("*.dcm"))
+    nas.assert_all_kept()
+    status = nas.command("status", check=False)
+    assert "/volume2/images/archive: " in status
+    wait_until(lambda: "need room in the first as well" in str(nas.health()), "the service to say so")
+
+    nas.stage.host("/volume2/images").rename(nas.stage.host("/volume2/away"))
+    assert "/volume2/images/archive" in nas.wait_for(_AWAY)["message"]
+    assert nas.statuses_of_sending() == [0xA700]
+    nas.stage.host("/volume2/away").rename(nas.stage.host("/volume2/images"))
+    nas.wait_for("running")
+    nas.send()
+    nas.assert_all_kept()

@@ -224,3 +224,140 @@ def test_folders_that_are_none(nas: Nas) -> None:
         folders.use_folder(nas, Path("images"))
     with pytest.raises(Problem, match="There is no folder"):
         folders.use_folder(nas, nas.root / "volume1/images")
+
+
+# ---- a second folder
+
+
+@pytest.fixture
+def place(nas: Nas) -> Place:
+    known = _used(nas, synology.share(nas) / "archive")
+    assert known.storage
+    (nas.root / "volume2/images").mkdir(parents=True)
+    return Place(known.storage, known.config.archive_id)
+
+
+def _start(nas: Nas) -> None:
+    """Do what the service does first."""
+    config = settings.read(nas).config
+    archive = Archive(
+        config.storage, IndexURL("sqlite", path=nas.root / "index"), 0, config.archive_id, config.second_storage
+    )
+    archive.open()
+    archive.close()
+
+
+def _missing(nas: Nas, place: Place, *wanted: Path) -> str:
+    with pytest.raises(Problem) as caught:
+        shares.find_second(nas, place, wanted)
+    return caught.value.text.key
+
+
+def test_a_second_folder_is_set_and_made_by_the_service(nas: Nas, place: Place) -> None:
+    images = nas.root / "volume2/images"
+    assert folders.use_second(nas, images) == images / "archive"
+    assert list(images.iterdir()) == []
+    assert settings.find_second(nas, place, images / "archive") == (Place(*_of(place), images / "archive"), None)
+    assert not shares.is_there(Place(*_of(place), images / "archive"))
+    _start(nas)
+    assert shares.is_there(Place(*_of(place), images / "archive"))
+    assert shares.marker_of(images / "archive") == ""  # it is no archive of its own
+    assert folders.use_second(nas, images) == images / "archive"
+    assert folders.use_second(nas, images / "archive") == images / "archive"
+    assert folders.use_second(nas, None) is None
+    _start(nas)
+    assert settings.read(nas).config.second_storage is None
+    assert shares.remembered_second(place) == ("", None)
+
+
+def _of(place: Place) -> tuple[Path, str]:
+    return place.storage, place.archive_id
+
+
+def test_a_second_folder_that_is_away_or_elsewhere(nas: Nas, place: Place) -> None:
+    images = nas.root / "volume2/images"
+    wanted = folders.use_second(nas, images)
+    assert wanted
+    images.rename(nas.root / "away")
+    assert _missing(nas, place, wanted) == "second_missing"  # nothing is made on a mount point
+    with pytest.raises(Problem):
+        settings.find_second(nas, place, wanted)
+    (nas.root / "away").rename(images)
+    _start(nas)
+    for mount_point in (False, True):
+        images.rename(nas.root / "away")
+        if mount_point:
+            images.mkdir()
+        assert _missing(nas, place, wanted) == "second_missing"
+        found, problem = settings.find_second(nas, place, wanted)
+        assert problem is not None
+        assert found.second == wanted
+        if mount_point:
+            images.rmdir()
+        (nas.root / "away").rename(images)
+    images.rename(nas.root / "volume2/@images@")
+    images.mkdir()
+    assert _missing(nas, place, wanted) == "share_locked"
+    images.rmdir()
+    (nas.root / "volume3").mkdir()
+    (nas.root / "volume2/@images@").rename(nas.root / "volume3/images")
+    moved = nas.root / "volume3/images/archive"
+    assert settings.find_second(nas, place, wanted) == (Place(*_of(place), moved), None)
+    assert settings.read(nas).config.second_storage == moved
+    # Another archive's second folder, or another one of this archive's, is not taken for it.
+    marker = moved / ".angiovault/archive.json"
+    said = json.loads(marker.read_text())
+    for other in ({"id": OTHER}, {"key": "0" * 16}, {"part": 1}):
+        marker.write_text(json.dumps({**said, **other}))
+        assert _missing(nas, place, moved) == "second_missing"
+    marker.write_text("{")
+    assert _missing(nas, place, moved) == "share_failing"
+
+
+def test_what_cannot_be_a_second_folder_on_a_nas(nas: Nas, place: Place) -> None:
+    images = nas.root / "volume2/images"
+    for folder, match in (
+        (Path("images"), "not the full path"),
+        (nas.root / "volume2/none", "There is no folder"),
+        (place.storage, "is the first folder of archive"),
+        (place.storage.parent, "is the first folder of archive"),
+    ):
+        with pytest.raises(Problem, match=match):
+            folders.use_second(nas, folder)
+    (images / "archive").mkdir()
+    (images / "archive/holiday.jpg").touch()
+    with pytest.raises(Problem, match="is not empty"):
+        folders.use_second(nas, images)
+    (nas.root / "volume2/@images@").mkdir()
+    with pytest.raises(Problem, match="encrypted"):
+        folders.use_second(nas, images)
+    assert settings.read(nas).config.second_storage is None
+
+
+def test_another_first_folder_has_no_second(nas: Nas, place: Place) -> None:
+    """Both were empty; the second would be one of an archive that is no more."""
+    folders.use_second(nas, nas.root / "volume2/images")
+    _start(nas)
+    other = nas.root / "volume1/other"
+    other.mkdir()
+    assert folders.use_folder(nas, other).archive_id != place.archive_id
+    assert settings.read(nas).config.second_storage is None
+
+
+def test_a_second_folder_with_images_is_not_left_behind(nas: Nas, place: Place, tmp_path: Path) -> None:
+    images = nas.root / "volume2/images"
+    folders.use_second(nas, images)
+    _start(nas)
+    path = images / "archive/2024/2024-01/study/series/1.dcm"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    for chosen in (None, images.with_name("other")):
+        if chosen:
+            chosen.mkdir()
+        with pytest.raises(Problem, match="Only an empty one may be taken away"):
+            folders.use_second(nas, chosen)
+    other = nas.root / "volume1/other"
+    other.mkdir()
+    with pytest.raises(Problem, match="not empty"):
+        folders.use_folder(nas, other)
+    assert settings.read(nas).config.second_storage == images / "archive"

@@ -645,7 +645,7 @@ def test_a_dicomdir_cut_anywhere_is_no_crash(disc: Path) -> None:
 
 def test_a_full_storage_stops_the_import(archive: Archive, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(CT, source / "ct.dcm")
-    monkeypatch.setattr(archive.store, "free_bytes", lambda: (0, 1))
+    monkeypatch.setattr(archive.store.folders[0], "free_bytes", lambda: (0, 1))
     with pytest.raises(NoRoom):
         list(import_paths(archive, [source]))
     monkeypatch.undo()

@@ -1,5 +1,6 @@
 """The settings in the panel: checked where they stand, tried before they are saved, and never giving away a secret."""
 
+import dataclasses
 import os
 import socket
 from pathlib import Path
@@ -15,6 +16,7 @@ from angiovault.panel import folders, network
 from angiovault.panel.place import Place
 from angiovault.panel.rules import rules_of
 from angiovault.panel.settings_form import FIELDS
+from angiovault.service import archive_of
 from harness.mariadb import MariaDB
 from harness.panel import Client
 from harness.processes import free_port
@@ -227,6 +229,44 @@ def test_another_archive_is_not_taken_by_mistake(settings: Path, client: Client,
     (tmp_path / "other/.angiovault/archive.json").write_text('{"id": "' + "b" * 32 + '"}')
     settings.write_text(settings.read_text().replace("[archive]", "[archive]\narchive-id = " + "a" * 32))
     assert problems(client, storage=str(tmp_path / "other")) == {"storage": "wrong.folder-other"}
+
+
+def test_a_second_folder_is_checked_before_it_is_saved(settings: Path, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "archive").rmdir()
+    for name in ("empty", "full", "third"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full/holiday.jpg").touch()
+    for chosen, problem in (
+        ("/etc", "wrong.folder-system"),
+        ("/nowhere/at/all", "wrong.folder-missing"),
+        (str(tmp_path / "full"), "wrong.second-storage"),
+        (str(tmp_path), "wrong.second-storage"),
+        (str(tmp_path / "archive"), "wrong.second-storage"),
+    ):
+        assert problems(client, second_storage=chosen) == {"second-storage": problem}, chosen
+        reply = client.post("/api/service", {"values": {"second-storage": chosen}})
+        assert reply.status == 422
+        assert list(reply.json["problems"]) == ["second-storage"]
+    assert load(settings).second_storage is None
+    wanted = str(tmp_path / "empty")
+    assert saved(client, {"second-storage": wanted})["outcome"] == "restart"
+    assert client.get("/api/service")["values"]["second-storage"] == wanted
+    assert list((tmp_path / "empty").iterdir()) == []
+
+    # The service makes it with its next start; with an image in it it stays what it is.
+    archive = archive_of(dataclasses.replace(load(settings), index=None))
+    archive.open()
+    archive.close()
+    assert client.get("/api/overview")["archive"]["folders"][1]["path"] == wanted
+    assert problems(client, second_storage="") == {}
+    image = tmp_path / "empty/2024/study/series/1.dcm"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    assert problems(client, second_storage="") == {"second-storage": "wrong.second-storage"}
+    assert problems(client, second_storage=str(tmp_path / "third")) == {"second-storage": "wrong.second-storage"}
+    image.unlink()
+    assert saved(client, {"second-storage": ""})["outcome"] == "restart"
+    assert load(settings).second_storage is None
 
 
 # --- The index ------------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_the_reserve_is_at_most_one_per_cent_of_the_volume(tmp_path: Path) -> No
     assert abs(volume.f_bavail * volume.f_frsize - total // 100 - free) < total // 1000
     with pytest.MonkeyPatch.context() as patch:
         store.open(Store(tmp_path).create())
-        patch.setattr(store, "free_bytes", lambda: (0, total))
+        patch.setattr(store.folders[0], "free_bytes", lambda: (0, total))
         with pytest.raises(NoRoom, match="full"):
             store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
 

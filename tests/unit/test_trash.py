@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pydicom.uid import generate_uid
 
+from angiovault.archive import folder as folder_module
 from angiovault.archive import removing
-from angiovault.archive import store as store_module
 from angiovault.archive.archive import Archive
 from angiovault.archive.choices import Choices
 from angiovault.archive.exchange.importing import import_paths
@@ -423,7 +423,7 @@ def test_a_folder_that_was_removed_is_synced_again(
     for folder in sorted(folders):
         folder.mkdir()
     synced: set[Path] = set()
-    sync = store_module.fsync_directory
-    monkeypatch.setattr(store_module, "fsync_directory", lambda path: (synced.add(path), sync(path)))
+    sync = folder_module.fsync_directory
+    monkeypatch.setattr(folder_module, "fsync_directory", lambda path: (synced.add(path), sync(path)))
     bring(archive, instances.make(tmp_path, study=STUDY))
     assert {folder.parent for folder in folders} <= synced

@@ -116,6 +116,7 @@ class Adding:
         uid, content = header.sop_instance_uid, entry.content
         known = self._execute("SELECT version, content FROM instance WHERE uid = ?", uid).fetchall()
         if any(other == content for _, other in known):
+            self._note_place(entry)
             return DUPLICATE
         current = not known
         study = self._study(entry)
@@ -142,6 +143,16 @@ class Adding:
         if current:
             _count(study, series, header, entry.size)
         return STORED if current else CONFLICT
+
+    def _note_place(self, entry: Entry) -> None:
+        """Let the row of a content that is known point to this file: it is there, and the one before may be gone."""
+        self._execute(
+            "UPDATE instance SET folder_id = ?, file = ? WHERE uid = ? AND content = ?",
+            self._folder(str(entry.place.parent)),
+            entry.place.name,
+            entry.header.sop_instance_uid,
+            entry.content,
+        )
 
     def finish(self) -> None:
         """Write the counts and lists of the studies and series, and forget what was looked up."""

@@ -57,14 +57,23 @@ class Archive:
     index_url : IndexURL
         Where the index is.
     min_free : int
-        Bytes to be left free on the storage volume.
+        Bytes to be left free on a storage volume.
     expected_id : str
         The id of the archive that the storage must hold, '' when it is not known. When it is, a storage without the
         archive's marker or with another's is not mounted, whatever the index says, and nothing is made in it.
+    second_storage : Path, optional
+        The folder in which the archive continues when the first is full.
     """
 
-    def __init__(self, storage: Path, index_url: IndexURL, min_free: int = 0, expected_id: str = "") -> None:
-        self.store = Store(storage, min_free, expected_id)
+    def __init__(
+        self,
+        storage: Path,
+        index_url: IndexURL,
+        min_free: int = 0,
+        expected_id: str = "",
+        second_storage: Path | None = None,
+    ) -> None:
+        self.store = Store(storage, min_free, expected_id, second_storage)
         self.index = Index(index_url)
         self.journals = Journals(self.store.private)
         self.exclusion = Exclusion(self.store.private / "exclusion", self.store.forget_folders)
@@ -83,7 +92,7 @@ class Archive:
         Parameters
         ----------
         create : bool
-            Whether a new archive may be made.
+            Whether a new archive may be made, and the second folder be made or let go.
         hold : Callable
             Is called when the storage was found and is not used yet, and may raise to keep it so.
         alone : bool
@@ -117,6 +126,8 @@ class Archive:
                 raise
             self._refuse_if_known()
             archive_id = self.store.create()
+        if create:
+            self.store.settle_second()
         self.store.open(archive_id)
         self.store.incoming.prepare()
         hold()
@@ -282,10 +293,10 @@ class Archive:
         Its only name is that in its place then, so the journal has it before.
         """
         with self._catching_up:
-            if (self.store.root / place).exists():
+            if self.store.path(place).exists():
                 return False
             self.journals.waiting.append(place)
-            path.rename(self.store.root / place)
+            path.rename(self.store.path(place))
             return True
 
     def choose(self, sop_instance_uid: str, content: str) -> None:
@@ -366,7 +377,7 @@ class Archive:
         OSError, ValueError
             When it cannot be read, or is no stored file of an archive.
         """
-        path = self.store.root / place
+        path = self.store.path(place)
         with path.open("rb") as file:
             meta = filemeta.read(file)
             if not meta.digest:
@@ -388,7 +399,7 @@ class Archive:
         """
         self.check()
         try:
-            file = (self.store.root / instance.path).open("rb", buffering=_HEAD)
+            file = self.store.path(instance.path).open("rb", buffering=_HEAD)
         except OSError as error:
             raise StorageError(f"cannot read {instance.path}: {error.strerror}") from error
         with file:

@@ -14,13 +14,13 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.durable import as_storage_error, fsync_directory
+from angiovault.archive.durable import NoRoom, as_storage_error, fsync_directory
 
 _MOST_SPARES: Final = 32
 _FOLLOWED: Final = 2 << 20
@@ -33,10 +33,16 @@ class IncomingFolder:
     """The folder, and spare files in it: one sync of the folder makes several names durable.
 
     A name begins with the number of the process that uses it.
+
+    Attributes
+    ----------
+    too_little : int
+        Bytes of room in which an instance did not fit, 0 when they all did.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.too_little = 0
         self._lock = threading.Lock()
         self._spares: list[Path] = []
         self._next = 1
@@ -59,10 +65,10 @@ class IncomingFolder:
             When there is none.
         """
         try:
-            return Incoming(self._take(), head, vouched_at, received)
+            return Incoming(self, self._take(), head, vouched_at, received)
         except FileNotFoundError:  # somebody has cleared the folder
             self.drop_spares()
-            return Incoming(self._take(), head, vouched_at, received)
+            return Incoming(self, self._take(), head, vouched_at, received)
 
     def _take(self) -> Path:
         """Return a file of a durable name; more of them are made each time, as long as instances keep coming."""
@@ -100,12 +106,55 @@ class IncomingFolder:
                 if not sealed(leftover) and not _of_another(leftover):
                     leftover.unlink()
 
+    def is_used(self) -> bool:
+        """Return whether anything is in the folder but what receptions that were cut off left behind.
+
+        Raises
+        ------
+        OSError
+            When that cannot be seen.
+        """
+        return self.path.exists() and any(sealed(path) or _of_another(path) for path in self.path.iterdir())
+
     def waiting(self, whose: str) -> Iterator[Path]:
         """Yield the sealed files: of 'others' that live, of the 'dead' (and of this process), or of 'all'."""
         with as_storage_error("cannot read the incoming folder"):
             for path in self.path.iterdir():
                 if (whose == "all" or _of_another(path) == (whose == "others")) and sealed(path):
                     yield path
+
+
+class IncomingFolders:
+    """The incoming folders of a storage, as one.
+
+    Parameters
+    ----------
+    folders : Iterable of IncomingFolder
+        They.
+    """
+
+    def __init__(self, folders: Iterable[IncomingFolder]) -> None:
+        self._folders = tuple(folders)
+
+    def prepare(self) -> None:
+        """Make sure that they are there."""
+        for folder in self._folders:
+            folder.prepare()
+
+    def drop_spares(self) -> None:
+        """Remove the spare files, until the next instance comes."""
+        for folder in self._folders:
+            folder.drop_spares()
+
+    def remove_unfinished(self) -> None:
+        """Remove what receptions that were cut off left behind, but not what another living process is writing."""
+        for folder in self._folders:
+            folder.remove_unfinished()
+
+    def waiting(self, whose: str) -> Iterator[Path]:
+        """Yield the sealed files, see `IncomingFolder.waiting`."""
+        for folder in self._folders:
+            yield from folder.waiting(whose)
 
 
 def _of_another(path: Path) -> bool:
@@ -210,7 +259,8 @@ _write_back = _find_write_back()
 class Incoming:
     """One instance that arrives: bytes are written and hashed as they come, those of a big one by a second thread."""
 
-    def __init__(self, path: Path, head: bytes, vouched_at: int, received: str) -> None:
+    def __init__(self, folder: IncomingFolder, path: Path, head: bytes, vouched_at: int, received: str) -> None:
+        self.folder = folder
         self.path = path
         self.received = received
         self._vouched_at = vouched_at
@@ -232,6 +282,17 @@ class Incoming:
         while written < len(data):
             written += os.write(self._descriptor, data[written:])
 
+    @contextlib.contextmanager
+    def noting_no_room(self) -> Iterator[None]:
+        """Let the folder know in how much room this instance did not fit."""
+        try:
+            yield
+        except NoRoom:
+            with contextlib.suppress(OSError):
+                volume = os.fstatvfs(self._descriptor)
+                self.folder.too_little = max(self.folder.too_little, volume.f_bavail * volume.f_frsize + self.size, 1)
+            raise
+
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the data set.
 
@@ -240,7 +301,7 @@ class Incoming:
         NoRoom, StorageError
             When they cannot be written.
         """
-        with as_storage_error("cannot write to the storage"):
+        with self.noting_no_room(), as_storage_error("cannot write to the storage"):
             self._write(data)
         self.size += len(data)
         if self._follower is not None:
@@ -256,7 +317,7 @@ class Incoming:
     def write_back(self) -> None:
         """Bring the bulk of a very big instance to the disk, before `seal`, whose end queries may have to wait for."""
         if self.size >= _BIG:
-            with as_storage_error("cannot sync an instance"):
+            with self.noting_no_room(), as_storage_error("cannot sync an instance"):
                 os.fdatasync(self._descriptor)
 
     def digest(self) -> str:
@@ -283,7 +344,7 @@ class Incoming:
     def vouch(self) -> None:
         """Write digest and time of receipt into the file's head."""
         self.received = self.received or now()
-        with as_storage_error("cannot write to the storage"):
+        with self.noting_no_room(), as_storage_error("cannot write to the storage"):
             os.pwrite(self._descriptor, filemeta.vouched(self.digest(), self.received), self._vouched_at)
 
     def begin_write_back(self) -> None:
@@ -292,7 +353,7 @@ class Incoming:
 
     def sync(self) -> None:
         """Make the file durable."""
-        with as_storage_error("cannot sync an instance"):
+        with self.noting_no_room(), as_storage_error("cannot sync an instance"):
             os.fsync(self._descriptor)
 
     def keep(self) -> None:

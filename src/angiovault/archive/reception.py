@@ -25,8 +25,13 @@ class Receipt:
     header: Header
     digest: str
     size: int
-    place: PurePosixPath
+    find_place: Callable[[], PurePosixPath]
     wait_for_outcome: Callable[[], str]
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Where it lies, or, until its outcome is known, where it is to lie: the content may be kept elsewhere."""
+        return self.find_place()
 
     @property
     def outcome(self) -> str:
@@ -140,8 +145,14 @@ class Reception:
         assert entry is not None, "it is complete"
         incoming.sync()
         incoming.keep()
-        receipt = Receipt(entry.header, entry.digest, entry.size, entry.place, lambda: self._settler.outcome(item))
         item = Sealed(incoming.path, entry, lambda outcome: then(receipt, outcome))
+        receipt = Receipt(
+            entry.header,
+            entry.digest,
+            entry.size,
+            lambda: item.entry.place if item.entry is not None else entry.place,
+            lambda: self._settler.outcome(item),
+        )
         turn, self._turn = self._turn, 0
         self._settler.take(turn, item)
         return receipt
@@ -161,8 +172,10 @@ class Reception:
             )
         incoming = self._incoming
         digest = incoming.digest()
-        place = layout.place(header, digest)
-        self._store.make_folder(place)
+        place = self._store.place_beside(incoming.path, layout.place(header, digest))
+        if self._store.elsewhere(place) is None:
+            with incoming.noting_no_room():
+                self._store.make_folder(place)
         incoming.write_back()
         self._turn = self._settler.turn(incoming)
         incoming.vouch()

@@ -150,7 +150,7 @@ def _collect(archive: Archive, order: sqlite3.Connection, watch: Callable[[], No
         order.execute("BEGIN")
         for place in archive.store.instance_files():
             try:
-                with (archive.store.root / place).open("rb") as file:
+                with archive.store.path(place).open("rb") as file:
                     received = filemeta.read(file).received
             except (OSError, filemeta.NotDicom):
                 received = ""  # said with the reason when its turn comes

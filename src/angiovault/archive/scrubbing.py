@@ -98,7 +98,8 @@ class Scrubber:
             state = _State(began=time.time(), after="", files=0, damaged=state.get("damaged", []), finished=0)
         saved = time.monotonic()
         after, passed = state["after"], not state["after"]
-        for place in self._archive.store.instance_files():
+        store = self._archive.store
+        for place in store.instance_files():
             if self._stop.is_set() or not self._every:
                 break
             if not passed:
@@ -111,7 +112,7 @@ class Scrubber:
         else:
             # A file that was checked last and is gone since means that the round has to begin anew.
             state["finished"], state["after"] = (time.time(), state["after"]) if passed else (0, "")
-            state["damaged"] = [text for text in state["damaged"] if (self._archive.store.root / text).exists()]
+            state["damaged"] = [text for text in state["damaged"] if store.path(PurePosixPath(text)).exists()]
             log.info("scheduled check: %d files read, %d damaged", state["files"], len(state["damaged"]))
         self._save(state)
 
@@ -142,11 +143,12 @@ class Scrubber:
                 return _State()
         try:
             found = json.loads(text)
+            damaged = [PurePosixPath(str(place)) for place in found["damaged"]]
             return _State(
                 began=float(found["began"]),
                 after=str(found["after"]),
                 files=int(found["files"]),
-                damaged=[str(place) for place in found["damaged"] if (archive.store.root / str(place)).exists()],
+                damaged=[str(place) for place in damaged if archive.store.path(place).exists()],
                 finished=float(found["finished"]),
             )
         except (ValueError, TypeError, KeyError) as error:

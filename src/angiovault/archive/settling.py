@@ -12,14 +12,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from angiovault.archive import filemeta, header, layout
 from angiovault.archive.adding import Entry
+from angiovault.archive.folder import NO_LINKS
 from angiovault.archive.incoming import Incoming, now
-from angiovault.archive.store import NO_LINKS, StorageError, Store
+from angiovault.archive.store import StorageError, Store
 from angiovault.archive.verifying import digest_of
 
 log = logging.getLogger(__name__)
@@ -263,7 +264,8 @@ class Settler:
     # ---- settling
 
     def _settle(self, batch: list[Sealed]) -> None:
-        placed = [item for item in batch if self._place(item)]
+        with self._store.placing():
+            placed = [item for item in batch if self._place(item)]
         entries = [item.entry for item in placed if item.entry]
         if entries:
             self._store.sync(entry.place for entry in entries)
@@ -292,7 +294,15 @@ class Settler:
             if item.entry is None:
                 item.outcome = _LOST
                 return False
-            place = item.entry.place
+            # Tried before, it may have had the place of another that stood for it.
+            place = self._store.place_beside(item.path, item.entry.place)
+            if place != item.entry.place:
+                item.entry = replace(item.entry, place=place)
+            elsewhere = self._store.elsewhere(place)
+            twin = self._twin(elsewhere, item.entry) if elsewhere is not None else None
+            if twin is not None:
+                item.entry = twin
+                return True
             try:
                 self._store.make_folder_again(place)
                 there = self._store.link(item.path, place)
@@ -301,9 +311,13 @@ class Settler:
                     raise
                 there = self._move(item.path, place)
             if not there:
-                item.entry = self._twin(item.path, item.entry)
+                item.entry = self._twin_or_successor(item.path, item.entry)
+            if elsewhere is not None:
+                self._store.sync([place])
+                self._store.put_aside(elsewhere)
+                log.error("%s is damaged, and %s was received again", elsewhere, place)
         except FileNotFoundError:
-            if not (self._store.root / place).exists():
+            if not self._store.path(place).exists():
                 log.error("%s was acknowledged, but somebody else removed it from the incoming folder", place)
                 item.outcome = _LOST
                 return False
@@ -332,8 +346,9 @@ class Settler:
                 if meta.digest == digest_of(file):
                     file.seek(meta.offset)
                     found = header.scan(file, meta.transfer_syntax)
-                    place = layout.place(found, meta.digest)
-                    self._store.make_folder(place)
+                    place = self._store.place_beside(path, layout.place(found, meta.digest))
+                    if self._store.elsewhere(place) is None:
+                        self._store.make_folder(place)
                     log.info("%s was received before the last end and gets its place now", place)
                     return Entry(found, meta.digest, size, place, meta.received, meta.calling)
             log.warning("%s did not arrive whole before a power cut and is not kept", path)
@@ -345,24 +360,28 @@ class Settler:
             log.error("%s cannot be read and stays where it is: %s", path, error)
         return None
 
-    def _twin(self, path: Path, entry: Entry) -> Entry:
-        """Return the entry of the file which has the place already and stands for this one.
+    def _twin(self, place: PurePosixPath, entry: Entry) -> Entry | None:
+        """Return the entry of the file at a place which stands for a received one; None when it is damaged.
 
         It is read again: a device sends once more what could not be committed, and is told "stored" on its strength.
-        If that file is damaged it is put aside, and this one takes its place.
         """
-        place = entry.place
         try:
-            with (self._store.root / place).open("rb") as file:
+            with self._store.path(place).open("rb") as file:
                 meta = filemeta.read(file)
                 if meta.digest == entry.digest and digest_of(file) == entry.digest:
                     return Entry(entry.header, entry.digest, entry.size, place, meta.received, meta.calling)
         except (OSError, filemeta.NotDicom) as error:
             self._store.check_mounted()
             log.error("%s cannot be read: %s", place, error)
-        log.error("%s is damaged and was replaced by what was received again", place)
-        self._store.replace_damaged(path, place)
-        return entry
+        return None
+
+    def _twin_or_successor(self, path: Path, entry: Entry) -> Entry:
+        """Return the entry of the file which has the place already; if it is damaged, this one takes its place."""
+        twin = self._twin(entry.place, entry)
+        if twin is None:
+            log.error("%s is damaged and was replaced by what was received again", entry.place)
+            self._store.replace_damaged(path, entry.place)
+        return twin or entry
 
 
 def _time_of_receipt(path: Path) -> tuple[str, str]:

@@ -1,66 +1,131 @@
-"""The instance files: streamed in, made durable, put in their place in one step.
+"""The storage: one folder tree of instance files, or a second one in which the archive continues.
 
-Order of an instance: written below ``.angiovault/incoming``, see `incoming`, → synced → linked to its place → folder
-synced → removed from ``incoming``. So at every moment a whole file has at least one durable name.
+The place of a file is its path relative to the storage root; that of a file in the second folder begins with `SECOND`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import secrets
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from angiovault.archive import filemeta
+from angiovault.archive import filemeta, second
 from angiovault.archive.durable import (
+    NO_ROOM,
     NoRoom,
     NotMounted,
     StorageError,
     as_storage_error,
     fsync_directory,
     locked,
-    make_folder,
 )
-from angiovault.archive.incoming import Incoming, IncomingFolder, now
+from angiovault.archive.durable import make_folder as make_folder_durably
+from angiovault.archive.folder import MARKER, PRIVATE_FOLDER, SECOND, Marker, StorageFolder
+from angiovault.archive.incoming import Incoming, IncomingFolders, now
 
-__all__ = ["MARKER", "PRIVATE_FOLDER", "NoRoom", "NotMounted", "StorageError", "Store", "as_storage_error"]
+__all__ = ["MARKER", "PRIVATE_FOLDER", "SECOND", "NoRoom", "NotMounted", "StorageError", "Store", "as_storage_error"]
 
-PRIVATE_FOLDER: Final = ".angiovault"
-MARKER: Final = "archive.json"
-NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
-_KNOWN_FOLDERS: Final = 10_000
 _ATTEMPTS: Final = 20
 
 
 class Store:
-    """The folder tree below one storage root.
+    """The storage of an archive.
 
     Parameters
     ----------
     root : Path
-        The storage root.
+        The storage root. What is not an instance file lies in it alone: journals, choices, locks.
     min_free : int
-        Bytes to be left free on the volume, at most one per cent of it.
+        Bytes to be left free on a volume, at most one per cent of it.
     expected_id : str
         The id of the archive that the root must hold; '' when that is not known yet. When it is known, nothing else
         counts as mounted, and no archive is made.
+    second_root : Path, optional
+        The folder in which the archive continues when the volume of the first is full.
     """
 
-    def __init__(self, root: Path, min_free: int = 0, expected_id: str = "") -> None:
-        self.root = root
+    def __init__(self, root: Path, min_free: int = 0, expected_id: str = "", second_root: Path | None = None) -> None:
         self.expected_id = expected_id
-        self.private = root / PRIVATE_FOLDER
-        self.incoming = IncomingFolder(self.private / "incoming")
-        self.min_free = min_free
-        self._lock = threading.Lock()
-        self._durable: set[Path] = set()
-        self._marker_seen: tuple[int, ...] = ()
         self.archive_id = ""
+        self._first = StorageFolder(root, 1, min_free)
+        self._second = StorageFolder(second_root, 2, min_free) if second_root is not None else None
+        self._continues = False
+
+    @property
+    def root(self) -> Path:
+        """The storage root, that of the first folder."""
+        return self._first.root
+
+    @property
+    def private(self) -> Path:
+        """The folder for what is not an instance."""
+        return self._first.private
+
+    @property
+    def min_free(self) -> int:
+        """Bytes to be left free on each volume, at most one per cent of it."""
+        return self._first.min_free
+
+    @min_free.setter
+    def min_free(self, count: int) -> None:
+        for folder in (self._first, self._second):
+            if folder is not None:
+                folder.min_free = count
+
+    @property
+    def folders(self) -> tuple[StorageFolder, ...]:
+        """The folders in use, in their order."""
+        if self._second is not None and self._continues:
+            return self._first, self._second
+        return (self._first,)
+
+    @property
+    def incoming(self) -> IncomingFolders:
+        """Where instances arrive."""
+        return IncomingFolders(folder.incoming for folder in self.folders)
+
+    # ---- places
+
+    def path(self, place: PurePosixPath) -> Path:
+        """Return where the file of a place is."""
+        folder, inside = self._folder_of(place)
+        return folder.root / inside
+
+    def private_path(self, place: PurePosixPath, *parts: str) -> Path:
+        """Return the like of a place in what is private of the same folder: a file can be renamed to there and back."""
+        folder, inside = self._folder_of(place)
+        return folder.private.joinpath(*parts) / inside
+
+    def _folder_of(self, place: PurePosixPath) -> tuple[StorageFolder, PurePosixPath]:
+        if self._second is not None and place.parts[:1] == (SECOND,):
+            return self._second, PurePosixPath(*place.parts[1:])
+        return self._first, place
+
+    def place_beside(self, incoming: Path, place: PurePosixPath) -> PurePosixPath:
+        """Return the place for an instance that has arrived: in the folder in which it did, for there it is linked."""
+        inside = self._folder_of(place)[1]
+        if self._second is not None and incoming.parent == self._second.incoming.path:
+            return SECOND / inside
+        return inside
+
+    def elsewhere(self, place: PurePosixPath) -> PurePosixPath | None:
+        """Return where another folder has a file of the same content, as its name says; None when none has.
+
+        Raises
+        ------
+        StorageError
+            When that cannot be seen.
+        """
+        folder, inside = self._folder_of(place)
+        for other, prefix in zip(self.folders, ("", SECOND), strict=False):
+            with as_storage_error(f"cannot look for {inside} in {other.root}"):
+                if other is not folder and (other.root / inside).exists():
+                    return prefix / inside
+        return None
 
     # ---- the marker
 
@@ -73,16 +138,7 @@ class Store:
             When there is no marker, or that of another archive than expected: the volume is not mounted, or this is
             another folder.
         """
-        try:
-            marker = json.loads((self.private / MARKER).read_text(encoding="utf-8"))
-            found = str(marker["id"])
-        except FileNotFoundError:
-            raise NotMounted(
-                f"{self.root} does not hold the archive's marker ({PRIVATE_FOLDER}/{MARKER}): "
-                "is the volume or shared folder mounted?"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise NotMounted(f"the archive's marker in {self.root} cannot be read: {error}") from error
+        found = self._first.read_marker().id
         if self.expected_id not in ("", found):
             raise NotMounted(
                 f"{self.root} holds archive {found} instead of {self.expected_id}, which the setting archive-id names: "
@@ -101,33 +157,35 @@ class Store:
         if self.expected_id:
             raise NotMounted(f"{self.root} does not hold archive {self.expected_id}, and no other is made in its place")
         with as_storage_error(f"cannot make an archive in {self.root}"):
-            make_folder(self.root)
+            make_folder_durably(self.root)
             with locked(self.root, folder=True):  # two commands may come upon the same empty folder
-                if (self.private / MARKER).exists():
+                if self._first.has_marker:
                     return self.read_marker()
-                self._refuse_others()
-                return self._write_marker()
+                self._first.refuse_other_content()
+                archive_id = secrets.token_hex(16)
+                self._first.write_marker(Marker(archive_id))
+                return archive_id
 
-    def _refuse_others(self) -> None:
-        others = [entry for entry in os.listdir(self.root) if entry[0] not in ".@#" and entry != "lost+found"]
-        if others:
-            raise StorageError(
-                f"{self.root} is not empty ({others[0]} …) and holds no archive: choose an empty folder, "
-                "and bring existing files in by `angiovault import`"
-            )
+    def settle_second(self) -> None:
+        """Make, find again or let go the second folder, as the settings want it.
 
-    def _write_marker(self) -> str:
-        archive_id = secrets.token_hex(16)
-        self.private.mkdir(mode=0o700, exist_ok=True)
-        temporary = self.private / (MARKER + ".new")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"id": archive_id, "made": now(), "program": "angiovault"}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.private / MARKER)
-        for folder in (self.private, self.root, self.root.absolute().parent):
-            fsync_directory(folder)
-        return archive_id
+        Raises
+        ------
+        NotMounted, StorageError
+            When that cannot be done.
+        """
+        second.settle(self._first, self._second)
+
+    def give_up_second(self) -> None:
+        """Forget a second folder that is lost for good; what was in it is gone.
+
+        Raises
+        ------
+        NotMounted, StorageError
+            When that cannot be done, or it is not lost.
+        """
+        self.read_marker()
+        second.give_up(self._first, self._second)
 
     def open(self, archive_id: str) -> None:
         """Begin to use the storage as the archive `archive_id`.
@@ -138,32 +196,25 @@ class Store:
             When it is not this archive's.
         """
         self.archive_id = archive_id
-        self._marker_seen = ()
+        self._first.look_again()
         self.check_mounted()
 
     def check_mounted(self) -> None:
-        """Raise `NotMounted` unless the marker of this archive is in its place."""
-        try:
-            found = os.stat(self.private / MARKER)
-        except OSError:
-            self.read_marker()
-            raise NotMounted(f"{self.root} came back just now, try again") from None
-        seen = (found.st_dev, found.st_ino, found.st_mtime_ns)
-        if seen == self._marker_seen:
+        """Raise `NotMounted` unless all folders of this archive are in their places."""
+        known = self._first.check(self.archive_id)
+        if not known.key:
+            self._continues = False
             return
-        marker = self.read_marker()
-        if marker != self.archive_id:
-            raise NotMounted(f"{self.root} holds another archive ({marker} instead of {self.archive_id})")
-        self._durable.clear()
-        self.incoming.drop_spares()
-        self._marker_seen = seen
+        if self._second is None:
+            raise second.is_needed(known.second)
+        if self._second.check(self.archive_id).key != known.key:
+            raise NotMounted(f"{self._second.root} is not the second folder of this archive, which was {known.second}")
+        self._continues = True
 
     def free_bytes(self) -> tuple[int, int]:
-        """Return (bytes that may still be used, size of the volume in bytes)."""
-        volume = os.statvfs(self.root)
-        total = volume.f_blocks * volume.f_frsize
-        reserve = min(self.min_free, total // 100)
-        return volume.f_bavail * volume.f_frsize - reserve, total
+        """Return (bytes that may still be used, size in bytes), of all volumes together."""
+        volumes = {os.stat(folder.root).st_dev: folder.free_bytes() for folder in self.folders}
+        return sum(max(0, free) for free, _ in volumes.values()), sum(size for _, size in volumes.values())
 
     # ---- taking in
 
@@ -179,12 +230,34 @@ class Store:
         """
         self.check_mounted()
         with as_storage_error("cannot write to the storage"):
-            if self.free_bytes()[0] <= 0:
-                raise NoRoom("the storage volume is full")
             head, vouched_at = filemeta.build(
                 sop_class_uid, sop_instance_uid, transfer_syntax, received or now(), calling
             )
-            return self.incoming.begin(head, vouched_at, received)
+            incoming = self._begin(head, vouched_at, received)
+        if incoming.folder is not self._first.incoming:
+            self._see_it_still_belongs(incoming)
+        return incoming
+
+    def _begin(self, head: bytes, vouched_at: int, received: str) -> Incoming:
+        """Open a file in the first folder that has room."""
+        usable = [folder for folder in self.folders if folder.free_bytes()[0] > 0]
+        for folder in sorted(usable, key=lambda folder: folder.ran_out):
+            try:
+                return folder.incoming.begin(head, vouched_at, received)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+        raise NoRoom("the storage volume is full")
+
+    def _see_it_still_belongs(self, incoming: Incoming) -> None:
+        """See that the second folder was not let go before the file was made, see `second`."""
+        try:
+            self.check_mounted()
+            if not self._continues:
+                raise NotMounted(f"{incoming.path} has just been taken out of the archive, try again")
+        except NotMounted:
+            incoming.discard()
+            raise
 
     def make_folder(self, place: PurePosixPath) -> None:
         """Make the folder of a place, durably, and see that a file can be put there.
@@ -194,24 +267,20 @@ class Store:
         NotMounted, NoRoom, StorageError
             When it cannot.
         """
-        folder = self.root / place.parent
+        folder, inside = self._folder_of(place)
         with as_storage_error(f"cannot put an instance in {place.parent}"):
-            if folder in self._durable and os.access(folder, os.W_OK | os.X_OK):
-                return
             for _ in range(_ATTEMPTS):
+                if folder.is_ready(inside):
+                    return
                 self.check_mounted()  # no folder may be made on the mount point of a volume that is gone
-                with contextlib.suppress(FileNotFoundError):
-                    self._make_folder(folder)
-                    if os.access(folder, os.W_OK | os.X_OK):
-                        return
-                    os.stat(folder)
-                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-                self.forget_folders()  # a study was deleted, and its folders with it
+                with contextlib.suppress(FileNotFoundError):  # a study is being deleted, and its folders with it
+                    folder.make_folder(inside)
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def make_folder_again(self, place: PurePosixPath) -> None:
         """Make the folder of a place, durably, if it may have been removed since `make_folder`. Raises OSError."""
-        self._make_folder(self.root / place.parent)
+        folder, inside = self._folder_of(place)
+        folder.make_known(inside)
 
     def link(self, temporary: Path, place: PurePosixPath) -> bool:
         """Give a durable file its place as well, in one step; `sync` makes that durable.
@@ -228,7 +297,7 @@ class Store:
         NotMounted, StorageError
             When it cannot be done.
         """
-        target = self.root / place
+        target = self.path(place)
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -241,74 +310,43 @@ class Store:
             return self.link(temporary, place)
         return True
 
+    @contextlib.contextmanager
+    def placing(self) -> Iterator[None]:
+        """Let nobody else put files in their places: of the same content one may be in each folder otherwise."""
+        if len(self.folders) == 1:  # there is but one place for it
+            yield
+            return
+        with as_storage_error(f"cannot lock {self.private}"), locked(self.private, folder=True):
+            yield
+
     def sync(self, places: Iterable[PurePosixPath]) -> None:
         """Make durable what is in the folders of these places."""
         for folder in {place.parent for place in places}:
             with as_storage_error(f"cannot sync {folder}"):
-                fsync_directory(self.root / folder)
+                fsync_directory(self.path(folder))
 
     def replace_damaged(self, temporary: Path, place: PurePosixPath) -> None:
         """Put a synced file in the place of a damaged one, which is kept beside it as ``….damaged``."""
-        target = self.root / place
-        with as_storage_error(f"cannot replace {place}"), self._lock:
-            os.rename(target, target.with_name(f"{target.name[: -len('.dcm')]}.damaged"))
-            try:
-                os.link(temporary, target)
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise
-                os.rename(temporary, target)
-            fsync_directory(target.parent)
+        folder, inside = self._folder_of(place)
+        with as_storage_error(f"cannot replace {place}"):
+            folder.put_aside(inside, temporary)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder and its parents, each durable in its parent.
-
-        A folder that exists may not be durable yet (made by a run that crashed before its sync), so it is synced into
-        its parent once by every process that uses it.
-        """
-        if folder in self._durable or folder == self.root:
-            return
-        self._make_folder(folder.parent)
-        with self._lock:
-            if len(self._durable) > _KNOWN_FOLDERS:
-                self._durable.clear()
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o750)  # its name tells a patient's
-            fsync_directory(folder.parent)
-            self._durable.add(folder)
+    def put_aside(self, place: PurePosixPath) -> None:
+        """Keep a damaged file, in whose stead another folder has a sound one, as ``….damaged``."""
+        folder, inside = self._folder_of(place)
+        with as_storage_error(f"cannot put {place} aside"):
+            folder.put_aside(inside)
 
     def forget_folders(self) -> None:
         """Look at every folder anew: some may have been removed, and made again by others who have not synced them."""
-        with self._lock:
-            self._durable.clear()
+        for folder in self.folders:
+            folder.forget_folders()
 
     def instance_files(self) -> Iterator[PurePosixPath]:
-        """Yield the paths of all instance files, oldest folder first, relative to the root; follows no symbolic link.
+        """Yield the places of all instance files, folder by folder, in each the oldest first.
 
         A folder that cannot be listed is yielded as if it were a file: whoever reads it learns why.
         """
-        pending = [self.root]
-        while pending:
-            folder = pending.pop()
-            place = PurePosixPath(folder.relative_to(self.root))
-            try:
-                with os.scandir(folder) as entries:
-                    listed = sorted(filter(_is_ours, entries), key=lambda entry: entry.name)
-            except OSError:
-                if folder == self.root:
-                    raise
-                yield place
-                continue
-            for entry in listed:
-                if entry.is_file(follow_symlinks=False) and entry.name.endswith(".dcm") and folder != self.root:
-                    yield place / entry.name
-            pending.extend(Path(entry.path) for entry in reversed(listed) if entry.is_dir(follow_symlinks=False))
-
-
-def _is_ours(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry has a name that the archive may have given: visible, and in UTF-8."""
-    try:
-        entry.name.encode()
-    except UnicodeEncodeError:
-        return False
-    return entry.name[0] not in ".@#"
+        for folder, prefix in zip(self.folders, ("", SECOND), strict=False):
+            for inside in folder.instance_files():
+                yield prefix / inside

@@ -29,6 +29,7 @@ def summary(archive: Archive, is_running: Callable[[Archive], bool]) -> dict[str
         "index": "not looked at",
         "free_bytes": None,
         "total_bytes": None,
+        "folders": [],
         "journal": 0,
         "set_aside": 0,
         "unsettled": 0,
@@ -63,6 +64,11 @@ def _look_at_storage(archive: Archive, found: dict[str, Any]) -> Iterator[str]:
         archive.store.open(archive.store.read_marker())
         found["archive_id"] = archive.store.archive_id
         found["free_bytes"], found["total_bytes"] = archive.store.free_bytes()
+        found["folders"] = [
+            {"path": str(folder.root), "free_bytes": max(0, free), "total_bytes": total}
+            for folder in archive.store.folders
+            for free, total in [folder.free_bytes()]
+        ]
         found["journal"] = len(archive.journals.waiting.entries())
         found["set_aside"] = len(archive.journals.aside.entries())
         found["unsettled"] = archive.wait_for_others(_PATIENCE) + len(list(archive.store.incoming.waiting("dead")))

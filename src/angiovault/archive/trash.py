@@ -29,7 +29,7 @@ from angiovault.archive.durable import fsync_directory, make_folder
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.removing import KeptStudy
 from angiovault.archive.store import StorageError, as_storage_error
-from angiovault.archive.trash_items import DELETED, EMPTYING, RESTORING, Item, Items, NoSuchItem
+from angiovault.archive.trash_items import DELETED, EMPTYING, RESTORING, TRASH, Item, Items, NoSuchItem
 from angiovault.archive.verifying import check_file
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ class Trash:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._root = archive.store.root
-        self._folder = archive.store.private / "trash"
-        self._items = Items(self._folder)
+        self._place = archive.store.path
+        self._folder = archive.store.private / TRASH
+        self._items = Items(archive.store)
 
     # ---- looking
 
@@ -156,7 +156,7 @@ class Trash:
         places = [*study.places, *self._beside(study)]
         item = self._items.add(study, by, places, {uid: choices[uid] for uid in study.instance_uids & choices.keys()})
         removing.remove_study(self._archive.index, study.uid)
-        self._rename(self._root, self._items.files(item), places)
+        _move((self._place(place), self._items.path(item, place)) for place in places)
         return self._deleted(item, places)
 
     def _beside(self, study: KeptStudy) -> Iterator[PurePosixPath]:
@@ -167,8 +167,8 @@ class Trash:
         """
         known = set(study.places)
         for folder in sorted({place.parent.parent for place in study.places}):
-            for path in sorted((self._root / folder).glob("*/*")):
-                place = PurePosixPath(path.relative_to(self._root))
+            for path in sorted(self._place(folder).glob("*/*")):
+                place = folder / path.relative_to(self._place(folder))
                 if place in known or path.is_symlink() or path.suffix not in (".dcm", ".damaged"):
                     continue
                 try:
@@ -215,22 +215,22 @@ class Trash:
     def _put_back(self, item: Item) -> None:
         """Move an item's files to their places, and have them indexed by way of the journal."""
         self._items.note(replace(item, state=RESTORING))
-        kept, places = self._items.files(item), self._items.places(item)
+        places = self._items.places(item)
         taken: list[PurePosixPath] = []
         for start in range(0, len(places), _BATCH):
             batch = places[start : start + _BATCH]
             with self._archive.exclusion.exclusive(), as_storage_error("cannot put a study back"):
                 self._archive.check()
-                mine = [place for place in batch if (kept / place).exists()]
-                free = [place for place in mine if not (self._root / place).exists()]
+                mine = [place for place in batch if self._items.path(item, place).exists()]
+                free = [place for place in mine if not self._place(place).exists()]
                 taken += [place for place in mine if place not in set(free)]
-                self._rename(kept, self._root, free)
-                there = [place for place in batch if place.suffix == ".dcm" and (self._root / place).exists()]
+                _move((self._items.path(item, place), self._place(place)) for place in free)
+                there = [place for place in batch if place.suffix == ".dcm" and self._place(place).exists()]
                 if there:
                     self._archive.journals.waiting.append(*there)
             self._index_journal()  # at once, so that nobody who queries meanwhile has to wait for long
         for place in taken:
-            self._settle_twin(kept / place, place)
+            self._settle_twin(self._items.path(item, place), place)
         self._choose_again(item)
         self._items.remove(item.id)
         log.info("the study %s was taken out of the trash: %s", item.study_uid, item.id)
@@ -246,8 +246,8 @@ class Trash:
         sound = check_file(self._archive.store, place).problem == ""
         with self._archive.exclusion.exclusive(), as_storage_error("cannot put a study back"):
             if place.suffix != ".dcm":  # two damaged files of one name: neither is worth more
-                copy.rename((self._root / place).with_name(f"{place.stem}-{secrets.token_hex(4)}.damaged"))
-                fsync_directory((self._root / place).parent)
+                copy.rename(self._place(place).with_name(f"{place.stem}-{secrets.token_hex(4)}.damaged"))
+                fsync_directory(self._place(place).parent)
             elif sound:
                 copy.unlink()
             else:
@@ -288,8 +288,9 @@ class Trash:
 
     def _empty(self, item: Item) -> None:
         self._items.note(replace(item, state=EMPTYING))
-        with as_storage_error("cannot empty the trash"), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._items.files(item))
+        for tree in self._items.trees(item.id):
+            with as_storage_error("cannot empty the trash"), contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(tree)
         self._items.remove(item.id)
         log.info("the study %s was removed for good: %s", item.study_uid, item.id)
 
@@ -334,7 +335,7 @@ class Trash:
         """Complete a deletion if all its files are in the trash; return whether they are."""
         with self._archive.exclusion.exclusive():
             places = self._items.places(item)
-            if any((self._root / place).exists() for place in places):
+            if any(self._place(place).exists() for place in places):
                 return False
             self._deleted(item, places)
         return True
@@ -354,27 +355,25 @@ class Trash:
         finally:
             os.close(descriptor)
 
-    @staticmethod
-    def _rename(source: Path, target: Path, places: Iterable[PurePosixPath]) -> None:
-        """Move files from below one folder to below another, durably; what is not there is left out."""
-        with as_storage_error(f"cannot move files to {target}"):
-            moved = [place for place in places if (source / place).exists()]
-            folders = {place.parent for place in moved}
-            for folder in folders:
-                make_folder(target / folder)
-            for place in moved:
-                os.rename(source / place, target / place)
-            for top in (target, source):
-                for folder in folders:
-                    fsync_directory(top / folder)
-
     def _remove_empty(self, folder: PurePosixPath) -> bool:
         """Remove a folder of the storage and those above it as far as they are empty; return whether it is gone."""
         for part in (folder, *folder.parents[:-1]):
             try:
-                (self._root / part).rmdir()
+                self._place(part).rmdir()
             except FileNotFoundError:  # by a run that was cut off
                 continue
             except OSError:  # there is something in it, for example what DSM puts into folders
                 break
-        return not (self._root / folder).exists()
+        return not self._place(folder).exists()
+
+
+def _move(files: Iterable[tuple[Path, Path]]) -> None:
+    """Rename files, durably; what is not there is left out."""
+    with as_storage_error("cannot move files between archive and trash"):
+        moved = [(source, target) for source, target in files if source.exists()]
+        for folder in dict.fromkeys(target.parent for _, target in moved):
+            make_folder(folder)
+        for source, target in moved:
+            os.rename(source, target)
+        for folder in dict.fromkeys([*(target.parent for _, target in moved), *(source.parent for source, _ in moved)]):
+            fsync_directory(folder)

@@ -15,7 +15,7 @@ from angiovault import jsonfile
 from angiovault.archive.durable import fsync_directory, make_folder, replace_file
 from angiovault.archive.incoming import now
 from angiovault.archive.removing import KeptStudy
-from angiovault.archive.store import StorageError, as_storage_error
+from angiovault.archive.store import StorageError, Store, as_storage_error
 
 DELETING: Final = "deleting"
 DELETED: Final = "deleted"
@@ -25,6 +25,8 @@ EMPTYING: Final = "emptying"
 _ID: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 _MANIFEST: Final = "manifest.json"
 _LIST: Final = "files.json"
+_FILES: Final = "files"
+TRASH: Final = "trash"
 
 
 class NoSuchItem(LookupError):
@@ -67,12 +69,13 @@ class Items:
 
     Parameters
     ----------
-    folder : Path
-        The trash; there is none before the first deletion.
+    store : Store
+        The storage. The manifests are in its first folder, files in that in which they lay.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.private / TRASH
 
     def folders(self) -> list[Path]:
         """Return the folders of all items, whatever their state.
@@ -149,9 +152,13 @@ class Items:
         with as_storage_error("cannot write to the trash"):
             replace_file(self._folder / item.id / _MANIFEST, json.dumps(asdict(item), ensure_ascii=False))
 
-    def files(self, item: Item) -> Path:
-        """Return the folder of an item's files; they lie in it as below the storage root."""
-        return self._folder / item.id / "files"
+    def path(self, item: Item, place: PurePosixPath) -> Path:
+        """Return where the file of a place lies in the trash: on the same volume."""
+        return self._store.private_path(place, TRASH, item.id, _FILES)
+
+    def trees(self, number: str) -> list[Path]:
+        """Return the folders, one in each folder of the storage, in which an item's files lie as they did there."""
+        return [folder.private / TRASH / number / _FILES for folder in self._store.folders]
 
     def places(self, item: Item) -> list[PurePosixPath]:
         """Return where an item's files belong, relative to the storage root, the first received first.
@@ -182,7 +189,11 @@ class Items:
         """
         folder = self._folder / number
         with as_storage_error(f"cannot remove {number} from the trash"):
-            _remove_empty_tree(folder / "files")
+            for tree in self.trees(number):
+                _remove_empty_tree(tree)
+                if tree.parent != folder and tree.parent.exists():
+                    tree.parent.rmdir()
+                    fsync_directory(tree.parent.parent)
             for name in (_MANIFEST, _LIST):
                 (folder / name).unlink(missing_ok=True)
                 (folder / f"{name}.new").unlink(missing_ok=True)

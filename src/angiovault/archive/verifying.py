@@ -44,7 +44,7 @@ def digest_of(file: BinaryIO, pace: Callable[[int], None] | None = None) -> str:
 
 def check_file(store: Store, place: PurePosixPath, pace: Callable[[int], None] | None = None) -> Finding:
     """Read one stored file and compare it with the digest in its head."""
-    path = store.root / place
+    path = store.path(place)
     try:
         with path.open("rb", buffering=0) as file:
             meta = filemeta.read(file)
@@ -63,7 +63,7 @@ def check_file(store: Store, place: PurePosixPath, pace: Callable[[int], None] |
 
 def sound(store: Store, instance: StoredInstance) -> bool:
     """Return whether the file of an instance holds exactly the data set that was received."""
-    path = store.root / instance.path
+    path = store.path(instance.path)
     try:
         with path.open("rb", buffering=0) as file:
             meta = filemeta.read(file)
@@ -117,7 +117,7 @@ def kept(index: Index) -> tuple[int, int]:
 
 def is_there(store: Store, place: PurePosixPath) -> bool:
     """Return whether a file is in its place: what was listed may have been deleted since, and is not damaged then."""
-    return os.path.lexists(store.root / place)
+    return os.path.lexists(store.path(place))
 
 
 class Pace:
@@ -168,6 +168,6 @@ def missing_files(store: Store, index: Index, watch: Callable[[], None] = lambda
             watch()
             place = PurePosixPath(folder, file)
             try:
-                (store.root / place).stat()
+                store.path(place).stat()
             except OSError:
                 yield place

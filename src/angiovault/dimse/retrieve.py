@@ -341,7 +341,7 @@ def _in_acceptable_syntax(
     if not convertible(instance.transfer_syntax):
         raise ConversionError(f"{stored} cannot be converted to what the peer takes")
     with services.archive.open_instance(instance):  # it is there, and is the file that was stored
-        source = services.archive.store.root / instance.path
+        source = services.archive.store.path(instance.path)
     with services.converter.convert(source, target.transfer_syntax) as converted:
         log.info(
             "%s goes to %s converted from %s to %s",

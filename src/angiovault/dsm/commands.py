@@ -49,7 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     change.add_argument("--ae-title", metavar="AET", help="the archive's own AE title")
     change.add_argument("--port", metavar="N", help="TCP port for DICOM")
     folder = _command(actions, "use-folder", _use_folder, "keep the images in another shared folder")
-    folder.add_argument("path", metavar="PATH", type=Path, help="the folder, for example /volume2/angiography")
+    folder.add_argument("path", metavar="PATH", type=Path, nargs="?", help="the folder, such as /volume2/angiography")
+    second = folder.add_mutually_exclusive_group()
+    second.add_argument("--second", metavar="PATH", type=Path, help="continue in this one when the first is full")
+    second.add_argument("--no-second", action="store_true", help="do not continue in a second one; it must be empty")
     _command(actions, "backup-settings", _backup_settings, "copy the settings, without passwords, beside the images")
     _command(actions, "restore", _restore, "after a loss: settings, database and index from the shared folder")
     return top
@@ -187,7 +190,8 @@ def _state(nas: Nas, args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
         return 0
     lines = [f"state     {found['state']}: {found['message_zh' if _language() else 'message']}"]
-    lines += [f"{name:9} {found[name]}" for name in ("ae_title", "port", "storage", "index") if found.get(name)]
+    names = ("ae_title", "port", "storage", "second", "index")
+    lines += [f"{name:9} {found[name]}" for name in names if found.get(name)]
     lines += [f"problem   {name}: {text}" for name, text in found["problems"].items()]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
@@ -210,6 +214,7 @@ def _everything(nas: Nas) -> dict[str, Any]:
             "ae_title": known.config.ae_title,
             "port": known.config.port,
             "storage": str(known.storage or ""),
+            "second": str(known.config.second_storage or ""),
             "archive_id": known.config.archive_id,
             "index": known.config.index_url.redacted(),
         }
@@ -274,8 +279,14 @@ def _set(nas: Nas, args: argparse.Namespace) -> int:
 def _use_folder(nas: Nas, args: argparse.Namespace) -> int:
     from angiovault.dsm import folders
 
-    place = folders.use_folder(nas, args.path)
-    _say(Text("folder_used", storage=place.storage))
+    if args.path is None and args.second is None and not args.no_second:
+        sys.stderr.write("angiovault dsm use-folder: give a folder, --second PATH or --no-second\n")
+        return 2
+    if args.path is not None:
+        _say(Text("folder_used", storage=folders.use_folder(nas, args.path).storage))
+    if args.second is not None or args.no_second:
+        used = folders.use_second(nas, args.second)
+        _say(Text("second_used", storage=used) if used is not None else Text("second_none"))
     _begin_anew(nas)
     return 0
 

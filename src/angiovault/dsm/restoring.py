@@ -43,6 +43,7 @@ def restore(nas: Nas, ask_root_password: Callable[[], str], say: Say) -> bool:
     for text in settings.restore(nas, place.storage):
         say(text)
     save(nas.settings, {"storage": str(place.storage), "archive-id": place.archive_id})
+    _find_second(nas, place, say)
     try:
         _restore_database(nas, place, ask_root_password, say)
     finally:
@@ -62,6 +63,19 @@ def _find(nas: Nas, known: settings.Settings) -> Place:
     if place is None:
         raise Problem("no_archive")
     return place
+
+
+def _find_second(nas: Nas, place: Place, say: Say) -> None:
+    """Find the second folder, where the settings or their copy name it, else where it was last.
+
+    An index made without the images in it would not hold them.
+    """
+    named, (_, last) = settings.read(nas).config.second_storage, shares.remembered_second(place)
+    wanted = list(filter(None, (named, last)))
+    if wanted:
+        found = shares.find_second(nas, place, wanted).second
+        save(nas.settings, {"second-storage": str(found)})
+        say(Text("second_found", storage=found))
 
 
 def _own(storage: Path | None) -> Place | None:

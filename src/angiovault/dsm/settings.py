@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from configparser import ConfigParser
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from angiovault.config import DEVICE_SECTION, SETTINGS, Config, load, save
 from angiovault.devices import Device, DeviceBook
+from angiovault.dsm import shares
 from angiovault.dsm.paths import Nas
-from angiovault.dsm.texts import Text
+from angiovault.dsm.shares import Place
+from angiovault.dsm.texts import Problem, Text
 from angiovault.inifile import ConfigError, edit_file, read_file
 
 _COPY: Final = Path(".angiovault/settings/angiovault.ini")
@@ -41,6 +43,34 @@ def read(nas: Nas) -> Settings:
     DeviceBook(nas.settings)
     named = read_file(nas.settings).has_option("archive", "storage")
     return Settings(config, config.storage if named else None)
+
+
+def find_second(nas: Nas, place: Place, named: Path | None) -> tuple[Place, Text | None]:
+    """Find the second folder that the settings name, and keep in them where it is.
+
+    Returns
+    -------
+    tuple
+        The archive with it, and why it cannot be used now: one that is known is no reason not to run, see `Supervisor`.
+
+    Raises
+    ------
+    ConfigError
+        When the settings cannot be written.
+    Problem
+        When there is none yet, and none can be made now.
+    """
+    if named is None:
+        return place, None
+    try:
+        found = shares.find_second(nas, place, [named])
+    except Problem as problem:
+        if not shares.remembered_second(place)[0]:  # nothing may be made in a folder that is not mounted
+            raise
+        return replace(place, second=named), problem.text
+    if found.second != named:
+        save(nas.settings, {"second-storage": str(found.second)})
+    return found, None
 
 
 def signature(path: Path) -> tuple[int, int, int] | None:

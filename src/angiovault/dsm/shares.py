@@ -13,9 +13,10 @@ import errno
 import json
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from angiovault.config import Config
 from angiovault.dsm.paths import SHARE, Nas
@@ -30,10 +31,11 @@ _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 @dataclass(frozen=True)
 class Place:
-    """An archive's storage root and id."""
+    """An archive's storage root and id, and its second folder if it has one."""
 
     storage: Path
     archive_id: str
+    second: Path | None = None
 
 
 def folders(nas: Nas) -> list[Path]:
@@ -59,17 +61,24 @@ def is_locked(folder: Path) -> bool:
 
 
 def marker_of(storage: Path) -> str:
-    """Return the id of the archive in a folder, '' when there is none.
+    """Return the id of the archive whose storage root a folder is, '' when it is none.
 
     Raises
     ------
     Problem
         When we may not look, or the marker cannot be read.
     """
+    said = _said_by_marker(storage)
+    return str(said.get("id", "")) if said.get("part", 1) == 1 else ""
+
+
+def _said_by_marker(storage: Path) -> dict[str, Any]:
+    """Return what stands in a folder's marker, see `archive.folder.Marker`; nothing when there is none."""
     try:
-        return str(json.loads((storage / _MARKER).read_text(encoding="utf-8"))["id"])
+        said = json.loads((storage / _MARKER).read_text(encoding="utf-8"))
+        return {**said, "id": str(said["id"])}
     except (FileNotFoundError, NotADirectoryError):
-        return ""
+        return {}
     except PermissionError:
         raise Problem("share_denied", folder=storage) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -77,9 +86,10 @@ def marker_of(storage: Path) -> str:
 
 
 def is_there(place: Place) -> bool:
-    """Return, at the price of one `stat`, whether an archive's marker can be seen."""
+    """Return, at the price of a `stat` for each of its folders, whether an archive's markers can be seen."""
     try:
-        (place.storage / _MARKER).stat()
+        for folder in filter(None, (place.storage, place.second)):
+            (folder / _MARKER).stat()
     except OSError:
         return False
     return True
@@ -130,6 +140,69 @@ def find(nas: Nas, storage: Path | None, archive_id: str) -> Place | None:
     if archive_id:
         raise Problem("archive_missing", storage=storage or present[0], archive_id=archive_id)
     return None
+
+
+def find_second(nas: Nas, place: Place, wanted: Sequence[Path]) -> Place:
+    """Find the second folder of an archive whose first one is there.
+
+    Parameters
+    ----------
+    nas : Nas
+        The NAS.
+    place : Place
+        The archive.
+    wanted : Sequence of Path
+        Where it may be, at least one; it is also found at the same path on another volume.
+
+    Returns
+    -------
+    Place
+        The archive with its second folder, which has yet to be made if there never was one.
+
+    Raises
+    ------
+    Problem
+        When it is not to be found, and not to be made where it is wanted.
+    """
+    key = remembered_second(place)[0]
+    candidates = list(dict.fromkeys(path for folder in wanted for path in _on_each_volume(nas, folder)))
+    denied: Problem | None = None
+    for candidate in candidates if key else ():
+        try:
+            said = _said_by_marker(candidate)
+        except Problem as problem:
+            denied = denied or problem
+            continue
+        if (said.get("id"), said.get("part"), said.get("key")) == (place.archive_id, 2, key):
+            return replace(place, second=candidate)
+    if locked := next((folder.parent for folder in candidates if is_locked(folder.parent)), None):
+        raise Problem("share_locked", folder=locked)
+    if denied:
+        raise denied
+    if key or not _is_folder(wanted[0].parent):
+        raise Problem("second_missing", folder=wanted[0], storage=place.storage)
+    return replace(place, second=wanted[0])
+
+
+def remembered_second(place: Place) -> tuple[str, Path | None]:
+    """Return what an archive's first folder says of its second: its key and where it was last; '' when there is none.
+
+    Raises
+    ------
+    Problem
+        When that cannot be read.
+    """
+    said = _said_by_marker(place.storage)
+    key = str(said.get("key", ""))
+    return key, Path(str(said["second"])) if key and said.get("second") else None
+
+
+def _on_each_volume(nas: Nas, folder: Path) -> Iterator[Path]:
+    """Yield a folder, and the same path on the other volumes: DSM can move a shared folder to another volume."""
+    yield folder
+    inside = folder.relative_to(nas.root).parts if folder.is_relative_to(nas.root) else ()
+    for volume in nas.volumes if len(inside) > 1 else ():
+        yield volume.joinpath(*inside[1:])
 
 
 def probe(folder: Path) -> None:

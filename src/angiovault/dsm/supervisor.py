@@ -52,6 +52,7 @@ _STATE_OF: Final = {
     "share_missing": "share-missing",
     "share_locked": "share-missing",
     "archive_missing": "share-missing",
+    "second_missing": "share-missing",
     "share_denied": "share-denied",
     "running": "running",
     "starting": "starting",
@@ -212,7 +213,8 @@ class Supervisor:
         except Problem as problem:
             if not (archive_id and known.storage):
                 raise
-            self._place, self._share = Place(known.storage, archive_id), problem.text
+            self._place = Place(known.storage, archive_id, known.config.second_storage)
+            self._share = problem.text
             return
         if place is None:
             storage = known.storage or shares.folders(self._nas)[0] / shares.ARCHIVE
@@ -226,8 +228,9 @@ class Supervisor:
         if (place.storage, place.archive_id) != (known.storage, archive_id):
             config.save(self._nas.settings, {"storage": str(place.storage), "archive-id": place.archive_id})
             log.info("the archive %s is in %s", place.archive_id, place.storage)
-        self._place = place
-        self._probe()
+        self._place, self._share = settings.find_second(self._nas, place, self._config.second_storage)
+        if self._share is None:
+            self._probe()
 
     def _probe(self) -> None:
         """Find out whether we may write to the storage."""
@@ -235,6 +238,8 @@ class Supervisor:
         self._probe_at = time.monotonic() + _PROBE_PAUSE
         try:
             shares.probe(self._place.storage)
+            if self._place.second is not None and self._place.second.is_dir():  # else the service is about to make it
+                shares.probe(self._place.second)
         except Problem as problem:
             self._share = problem.text
         else:
@@ -268,10 +273,12 @@ class Supervisor:
         self._probe_at = now + _SHARE_PAUSE
         try:
             found = shares.find(self._nas, self._place.storage, self._place.archive_id)
+            if found is not None and self._place.second is not None:
+                found = shares.find_second(self._nas, found, [self._place.second])
         except Problem as problem:
             self._share = problem.text
         else:
-            if found is not None and found.storage != self._place.storage:  # the shared folder is elsewhere now
+            if found not in (None, self._place):  # a shared folder is elsewhere now
                 self._signals.restart = True
 
     def _reap(self) -> None:

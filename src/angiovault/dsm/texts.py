@@ -105,6 +105,30 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "The images are in {storage} from now on.",
         "从现在起影像存放在 {storage}。",
     ),
+    "second_used": (
+        "When its first folder is full, the archive continues in {storage}.",
+        "第一个文件夹用满后，影像库将继续存放到 {storage}。",
+    ),
+    "second_none": (
+        "The archive does not continue in a second folder any more.",
+        "影像库不再使用第二个文件夹。",
+    ),
+    "second_refused": (
+        "This cannot be the second folder: {reason}.",
+        "该文件夹不能用作第二个文件夹：{reason}。",
+    ),
+    "second_missing": (
+        "{folder} is not there, or not the second folder of the archive in {storage}. Mount the volume or put the "
+        "folder back; nothing is stored and found without it. If it lies elsewhere now, choose that folder in "
+        f"AngioVault or by `{_RUN} use-folder --second PATH`.",
+        "{folder} 不存在，或不是 {storage} 中影像库的第二个文件夹。请装载该存储空间或将文件夹放回原处；"
+        "在此之前无法存储和查询影像。"
+        f"如果它已移到别处，请在 AngioVault 中选择该文件夹，或运行 `{_RUN} use-folder --second PATH`。",
+    ),
+    "second_found": (
+        "Its second folder is {storage}.",
+        "其第二个文件夹为 {storage}。",
+    ),
     # ---- the database
     "mariadb_not_installed": (
         "MariaDB 10 is not installed: install it from Package Center, then set up the database in AngioVault.",

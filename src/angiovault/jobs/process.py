@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from angiovault import logs, service, work
@@ -154,7 +154,7 @@ def _reindex(_job: Job, config: Config, tracker: Tracker) -> None:
 def _verify(job: Job, config: Config, tracker: Tracker) -> None:
     archive = service.archive_of(config)
     archive.store.open(archive.store.read_marker())
-    if job.checkpoint and not (archive.store.root / job.checkpoint).exists():
+    if job.checkpoint and not archive.store.path(PurePosixPath(job.checkpoint)).exists():
         job.begin_anew()
         job.began, job.checkpoint = now(), ""
         tracker.counts.clear()

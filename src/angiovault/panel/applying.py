@@ -32,7 +32,7 @@ _STALE: Final = 5.0
 _PAUSE: Final = 0.2
 _SERVING: Final = frozenset(("running", "needs-set-up"))
 _FAILED: Final = frozenset(("configuration", "port", "failing"))
-_PLACES: Final = ("storage", "archive-id", "index")
+_PLACES: Final = ("storage", "second-storage", "archive-id", "index")
 
 
 class Change:
@@ -143,15 +143,20 @@ class Change:
             if problem:
                 return {"index-where": problem}
         # On a NAS the shared folder and the database have rules of their own, which the package's commands know.
-        storage = texts.pop("storage", None) if nas is not None else None
+        storage, second = (texts.pop(name, None) if nas is not None else None for name in ("storage", "second-storage"))
+        field = "index-where"
         try:
             save(self._place.settings, {name: text for name, text in texts.items()})
             if self._index_changes:
                 self._write_index()
             if storage is not None and nas is not None:
+                field = "storage"
                 folders.use_folder(nas, Path(storage))
+            if second is not None and nas is not None:
+                field = "second-storage"
+                folders.use_second(nas, Path(second) if second else None)
         except Problem as problem_there:
-            return {"storage" if storage is not None else "index-where": bilingual(problem_there.text)}
+            return {field: bilingual(problem_there.text)}
         except ConfigError as error:
             return {"": said("wrong.settings", reason=str(error))}
         return {}

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from angiovault.archive import second
+from angiovault.archive.folder import StorageFolder
+from angiovault.archive.store import StorageError
 from angiovault.dsm import shares
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.texts import Problem
@@ -18,13 +21,22 @@ _NEVER: Final = frozenset(
 )
 
 
-def roots(nas: Nas | None, storage: Path) -> list[Path]:
-    """Return the folders below which one may be chosen: shared folders and volumes, else where the storage lies."""
+def roots(nas: Nas | None, *storage: Path) -> list[Path]:
+    """Return the folders below which one may be chosen: shared folders and volumes, else where the storage lies.
+
+    Parameters
+    ----------
+    nas : Nas, optional
+        The NAS.
+    storage : Path
+        The folders of the storage, one or two.
+    """
     if nas is not None:
         links = nas.package / "shares"
         return [path for path in (links, *nas.volumes) if path.is_dir()]
-    top = Path(*storage.parent.absolute().parts[:2])
-    return [top if str(top) not in _NEVER else storage.parent.absolute()]
+    around = [folder.parent.absolute() for folder in storage]
+    tops = [(Path(*folder.parts[:2]), folder) for folder in around]
+    return list(dict.fromkeys(top if str(top) not in _NEVER else folder for top, folder in tops))
 
 
 def listing(path_text: str, allowed: list[Path]) -> dict[str, Any]:
@@ -75,6 +87,40 @@ def storage_problem(storage: Path, archive_id: str) -> Message | None:
     archive_id : str
         The archive that it must hold, '' for any or none.
     """
+    problem = _not_usable(storage)
+    if problem:
+        return problem
+    try:
+        found = shares.marker_of(storage)
+    except Problem:
+        return said("wrong.folder-failing", path=str(storage))
+    if archive_id and found != archive_id:
+        return said("wrong.folder-other", path=str(storage))
+    return None
+
+
+def second_problem(storage: Path, chosen: Path | None) -> Message | None:
+    """Return why the archive cannot continue in a folder, None when it can.
+
+    Parameters
+    ----------
+    storage : Path
+        The first folder.
+    chosen : Path, optional
+        The second; None to have no second.
+    """
+    problem = _not_usable(chosen) if chosen is not None else None
+    if problem:
+        return problem
+    try:
+        second.check(StorageFolder(storage), StorageFolder(chosen, 2) if chosen is not None else None)
+    except StorageError as error:
+        return said("wrong.second-storage", reason=str(error))
+    return None
+
+
+def _not_usable(storage: Path) -> Message | None:
+    """Return why a folder, or the one around it, cannot be written by us; None when it can."""
     if str(storage) in _NEVER or ".." in storage.parts:
         return said("wrong.folder-system", path=str(storage))
     folder = storage if storage.is_dir() else storage.parent
@@ -82,10 +128,7 @@ def storage_problem(storage: Path, archive_id: str) -> Message | None:
         return said("wrong.folder-missing", path=str(folder))
     try:
         shares.probe(folder)
-        found = shares.marker_of(storage)
     except Problem as problem:
         key = "wrong.folder-denied" if problem.text.key == "share_denied" else "wrong.folder-failing"
         return said(key, path=str(folder))
-    if archive_id and found != archive_id:
-        return said("wrong.folder-other", path=str(storage))
     return None

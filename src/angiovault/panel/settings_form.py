@@ -20,7 +20,7 @@ from angiovault.panel.web import Message, said
 from angiovault.tls_context import CannotUseCertificate, tls_context
 
 FIELDS: Final = (
-    *("bind", "port", "ae-title", "unknown-devices", "check-called-ae-title", "storage"),
+    *("bind", "port", "ae-title", "unknown-devices", "check-called-ae-title", "storage", "second-storage"),
     *("tls-port", "tls-certificate", "tls-key", "tls-client-ca", "log-level"),
 )
 ROWS: Final = {row.name: row for row in SETTINGS if row.name in FIELDS}
@@ -201,6 +201,10 @@ def problems_of(form: Form, changed: Mapping[str, str], own_ports: frozenset[int
         storage = ROWS["storage"].read(changed["storage"], "storage", form.base)
         problem = folders.storage_problem(storage, form.texts.get("archive-id", ""))
         problems.update({"storage": problem} if problem else {})
+    if "second-storage" in changed and form.place.nas is None:
+        storage, second = (ROWS[name].read(texts[name], name, form.base) for name in ("storage", "second-storage"))
+        problem = folders.second_problem(storage, second)
+        problems.update({"second-storage": problem} if problem else {})
     if values["tls-port"] and any(name.startswith("tls-") for name in changed):
         problems.update(_tls_problems(form, changed))
     return problems

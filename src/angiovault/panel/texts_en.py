@@ -172,6 +172,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "setting.unknown-devices": "Devices that are not on the list may",
     "setting.check-called-ae-title": "Refuse devices that call another AE title than ours",
     "setting.storage": "Folder",
+    "setting.second-storage": "Second folder",
     "setting.tls-port": "Port with TLS (0: off)",
     "setting.tls-certificate": "Certificate (PEM file)",
     "setting.tls-key": "Private key (PEM file)",
@@ -228,6 +229,12 @@ ENGLISH: Final[Mapping[str, str]] = {
     "user can read, and is never shown.",
     "help.storage": "The folder in which the images are kept, for example /srv/pacs/archive. Images that are there "
     "already are not moved when another folder is chosen: stop the service, move the folder, then choose it here.",
+    "help.second-storage": "A folder on another volume, in which the archive continues when the volume of the first "
+    "is full. Empty: there is none. Choose an empty folder, for example a shared folder of its own that AngioVault "
+    "may write to. When there is room in the first again, new images go there; images that are stored stay where they "
+    "are.\n"
+    "From then on both folders are the archive: while one of them is not there, nothing is stored or found. Back up "
+    "both. The field can be made empty again only as long as there is no image in the second folder.",
     "help.storage-nas": "The shared folder in which the images are kept; in it the folder “archive” is used. The "
     "internal user angiovault needs read and write permission: Control Panel > Shared Folder > Edit > Permissions > "
     "System internal user.\n"
@@ -285,6 +292,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "wrong.folder-denied": "AngioVault may not make, rename and delete files in {path}: give its user read and write "
     "permission.",
     "wrong.folder-failing": "The folder {path} cannot be used.",
+    "wrong.second-storage": "This cannot be the second folder: {reason}",
     "wrong.folder-other": "{path} does not hold the archive that is in use. Stop the service, move the archive there, "
     "and choose it again.",
     "wrong.tls-missing": "TLS needs a certificate and a private key.",

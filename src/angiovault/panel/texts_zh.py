@@ -170,6 +170,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "setting.unknown-devices": "未列出的设备可以",
     "setting.check-called-ae-title": "拒绝呼叫其他 AE 标题的设备",
     "setting.storage": "文件夹",
+    "setting.second-storage": "第二个文件夹",
     "setting.tls-port": "TLS 端口（0：关闭）",
     "setting.tls-certificate": "证书（PEM 文件）",
     "setting.tls-key": "私钥（PEM 文件）",
@@ -218,6 +219,11 @@ CHINESE: Final[Mapping[str, str]] = {
     "help.index-password": "该账户的密码。保存在只有 AngioVault 的用户可以读取的设置文件中，绝不显示。",
     "help.storage": "保存影像的文件夹，例如 /srv/pacs/archive。选择其他文件夹时，已有的影像不会移动："
     "请先停止服务，移动文件夹，然后在此选择。",
+    "help.second-storage": "位于另一存储空间的文件夹；第一个文件夹所在的存储空间用满后，影像库将在此继续存放。"
+    "留空表示不使用。请选择空文件夹，例如 AngioVault 可读写的单独共享文件夹。"
+    "第一个文件夹重新有空间后，新影像仍存放到那里；已存的影像保持原位。\n"
+    "设置之后，两个文件夹共同构成影像库：其中任何一个不可用时，都不能存储和查询影像。请同时备份两者。"
+    "只有当第二个文件夹中没有影像时，才能再次清空此栏。",
     "help.storage-nas": "保存影像的共享文件夹，使用其中的文件夹“archive”。内部用户 angiovault 需要读写权限："
     "控制面板 > 共享文件夹 > 编辑 > 权限 > 系统内部用户。\n"
     "已有影像的影像库不会移动：请先停止 AngioVault，移动文件夹，然后在此选择。",
@@ -272,6 +278,7 @@ CHINESE: Final[Mapping[str, str]] = {
     "wrong.folder-missing": "文件夹 {path} 不存在。",
     "wrong.folder-denied": "AngioVault 不能在 {path} 中新建、重命名和删除文件：请为其用户授予读写权限。",
     "wrong.folder-failing": "文件夹 {path} 无法使用。",
+    "wrong.second-storage": "该文件夹不能用作第二个文件夹：{reason}",
     "wrong.folder-other": "{path} 中不是当前使用的影像库。请停止服务，将影像库移到该处，然后重新选择。",
     "wrong.tls-missing": "TLS 需要证书和私钥。",
     "wrong.tls": "无法使用：{reason}",

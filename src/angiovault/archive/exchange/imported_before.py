@@ -62,7 +62,7 @@ class ImportedBefore:
             row = self._database.execute(
                 "SELECT place FROM source WHERE key = ? AND size = ? AND modified = ?", (_key(source), size, modified)
             ).fetchone()
-        return row is not None and (self._store.root / str(row[0])).is_file()
+        return row is not None and self._store.path(PurePosixPath(row[0])).is_file()
 
     def add(self, source: str, size: int, modified: int, place: PurePosixPath) -> None:
         """Remember a source that is in the archive now."""

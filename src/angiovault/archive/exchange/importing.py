@@ -28,7 +28,7 @@ from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
 from angiovault.archive.index import IndexUnavailable
-from angiovault.archive.store import StorageError, Store
+from angiovault.archive.store import NoRoom, StorageError, Store
 
 log = logging.getLogger(__name__)
 
@@ -282,6 +282,17 @@ def _copy(
     archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: _Line, watch: Watch
 ) -> Reception:
     """Return a complete reception; whoever keeps it closes it."""
+    try:
+        return _copy_once(archive, file, meta, uids, line, watch)
+    except NoRoom:
+        if len(archive.store.folders) == 1:
+            raise
+        return _copy_once(archive, file, meta, uids, line, watch)  # what did not fit in the first folder
+
+
+def _copy_once(
+    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: _Line, watch: Watch
+) -> Reception:
     file.seek(meta.offset)
     calling, received = _origin(archive, meta, uids[1], line)
     digest = hashlib.sha256() if meta.digest else None
@@ -324,7 +335,7 @@ def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str, line: _Line
 def _remove(archive: Archive, path: Path, state: _State, receipt: Receipt) -> str:
     """Remove a source file that is in the archive; return why it was left instead, '' when it is gone."""
     reason = ""
-    placed = archive.store.root / receipt.place
+    placed = archive.store.path(receipt.place)
     try:
         if _State.of(path.lstat()) != state:
             reason = "it was changed meanwhile"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from angiovault.archive.second import is_in
 from angiovault.archive.store import MARKER, PRIVATE_FOLDER, Store
 
 
 def lies_in(store: Store, path: Path) -> bool:
-    """Return whether a path is the storage root, or below it; the path itself need not exist."""
-    resolved = path.resolve()
-    root = os.stat(store.root)
-    return any(folder.exists() and os.path.samestat(os.stat(folder), root) for folder in (resolved, *resolved.parents))
+    """Return whether a path is a folder of the storage, or below one; the path itself need not exist."""
+    return any(is_in(path, folder.root) for folder in store.folders)
 
 
 def objection(store: Store, folder: Path, taking_over: bool) -> str:
@@ -32,7 +30,7 @@ def objection(store: Store, folder: Path, taking_over: bool) -> str:
     marker = folder / PRIVATE_FOLDER / MARKER
     if not marker.exists():
         return ""
-    if folder.samefile(store.root):
+    if any(folder.samefile(own.root) for own in store.folders):
         return "this is the storage of the archive itself"
     if taking_over and _marked(marker) == store.archive_id:
         return "this is a copy of this archive, or its storage seen another way: import from it without --move"

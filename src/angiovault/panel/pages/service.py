@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from angiovault.inifile import ConfigError
@@ -119,7 +118,6 @@ def _create_database(asked: Asked, context: Context) -> dict[str, Any]:
 
 def _folders(asked: Asked, context: Context) -> dict[str, Any]:
     form = Form.of(context.place)
-    storage = Path(form.text("storage") or "/")
-    if not storage.is_absolute():
-        storage = form.base.absolute() / storage
-    return folders.listing(asked.query.get("path", ""), folders.roots(context.place.nas, storage))
+    texts = [form.text("storage") or "/", *filter(None, [form.text("second-storage")])]
+    used = [form.base.absolute() / text for text in texts]
+    return folders.listing(asked.query.get("path", ""), folders.roots(context.place.nas, *used))

@@ -48,7 +48,10 @@
     if (found.total_bytes) {
       const free = Math.max(0, found.free_bytes);
       const text = t("storage.free", { free: formatBytes(free), total: formatBytes(found.total_bytes) });
-      facts.push(pair(t("disk"), bar(1 - free / found.total_bytes, text), el("span", {}, text)));
+      const each = found.folders.length < 2 ? [] : found.folders.map((folder) => el("div", { class: "note" },
+        el("code", {}, folder.path), " ",
+        t("storage.free", { free: formatBytes(folder.free_bytes), total: formatBytes(folder.total_bytes) })));
+      facts.push(pair(t("disk"), bar(1 - free / found.total_bytes, text), el("span", {}, text), ...each));
     }
     facts.push(pair(t("database"), found.index === "ready" ? t("database.ready") : found.index,
       el("div", { class: "note" }, el("code", {}, found.index_url))));

@@ -22,14 +22,16 @@
     const simple = (name, input, more = {}) => new Field(name, t(`setting.${name}`), input, { rule: rules[name], ...more });
     const helped = (name, input, more = {}) => simple(name, input, { help: t(`help.${name}`), ...more });
     const storage = textInput();
-    const choose = el("button", { type: "button", click: () => pickFolder(storage) }, t("choose"));
+    const second = textInput();
+    const chooserOf = (input) => el("button", { type: "button", click: () => pickFolder(input) }, t("choose"));
     const fields = {
       "ae-title": helped("ae-title", textInput({ maxlength: "16" })),
       port: helped("port", textInput({ inputmode: "numeric", class: "narrow" })),
       bind: helped("bind", bindInput(answer)),
       "unknown-devices": helped("unknown-devices", choiceInput(rules["unknown-devices"], "unknown", values["unknown-devices"])),
       "check-called-ae-title": helped("check-called-ae-title", el("input", { type: "checkbox" })),
-      storage: helped("storage", storage, { beside: [choose], help: t(answer.nas ? "help.storage-nas" : "help.storage") }),
+      storage: helped("storage", storage, { beside: [chooserOf(storage)], help: t(answer.nas ? "help.storage-nas" : "help.storage") }),
+      "second-storage": helped("second-storage", second, { beside: [chooserOf(second)] }),
       "tls-port": helped("tls-port", textInput({ inputmode: "numeric", class: "narrow" })),
       "tls-certificate": helped("tls-certificate", textInput()),
       "tls-key": helped("tls-key", textInput()),
@@ -192,7 +194,7 @@
       answer.unreadable ? notice("bad", el("p", {}, t("settings.unreadable")), el("p", {}, answer.unreadable)) : null,
       group(t("group.network"), ...nodes("ae-title", "port", "bind")),
       group(t("group.access"), ...nodes("unknown-devices", "check-called-ae-title")),
-      group(t("group.storage"), ...nodes("storage")),
+      group(t("group.storage"), ...nodes("storage", "second-storage")),
       group(t("index.title"), index.node),
       group(t("group.tls"), ...nodes("tls-port", "tls-certificate", "tls-key", "tls-client-ca")),
       group(t("group.log"), ...nodes("log-level")),
