@@ -25,7 +25,7 @@ from harness.panel import Client
 from harness.processes import Background
 from harness.waiting import wait_until
 
-MANY = 400
+MANY = 4000
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ class Trash:
             with self._archive.exclusion.exclusive(), as_storage_error("cannot put a study back"):
                 self._archive.check()
                 mine = [place for place in batch if self._items.path(item, place).exists()]
-                free = [place for place in mine if not self._place(place).exists()]
+                free = [place for place in mine if self._twin_of(place) is None]
                 taken += [place for place in mine if place not in set(free)]
                 _move((self._items.path(item, place), self._place(place)) for place in free)
                 there = [place for place in batch if place.suffix == ".dcm" and self._place(place).exists()]
@@ -241,18 +241,30 @@ class Trash:
             while self._archive.behind and self._archive.catch_up():
                 pass
 
+    def _twin_of(self, place: PurePosixPath) -> PurePosixPath | None:
+        """Return where a file of the same name, and so of the same content, is in the archive; None when it is not."""
+        if self._place(place).exists():
+            return place
+        return self._archive.store.elsewhere(place) if place.suffix == ".dcm" else None
+
     def _settle_twin(self, copy: Path, place: PurePosixPath) -> None:
-        """Remove a file of the trash whose content is at its place again, unless what lies there is damaged."""
-        sound = check_file(self._archive.store, place).problem == ""
+        """Remove a file of the trash whose content is in the archive again, unless what lies there is damaged."""
+        store, twin = self._archive.store, self._twin_of(place)
+        sound = twin is not None and check_file(store, twin).problem == ""
         with self._archive.exclusion.exclusive(), as_storage_error("cannot put a study back"):
             if place.suffix != ".dcm":  # two damaged files of one name: neither is worth more
                 copy.rename(self._place(place).with_name(f"{place.stem}-{secrets.token_hex(4)}.damaged"))
                 fsync_directory(self._place(place).parent)
             elif sound:
                 copy.unlink()
-            else:
-                self._archive.store.replace_damaged(copy, place)
+            elif twin == place:
+                store.replace_damaged(copy, place)
                 copy.unlink(missing_ok=True)
+            else:
+                _move([(copy, self._place(place))])
+                if twin is not None:
+                    store.put_aside(twin)
+                self._archive.journals.waiting.append(place)
 
     def _choose_again(self, item: Item) -> None:
         """Make those versions current again that had been chosen."""
