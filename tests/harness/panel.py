@@ -20,7 +20,7 @@ from angiovault.panel.place import Place
 from harness.processes import Background
 from harness.waiting import wait_until
 
-_SUPERVISE = "import sys; from pathlib import Path; from angiovault.dsm.paths import Nas; \
+SUPERVISE = "import sys; from pathlib import Path; from angiovault.dsm.paths import Nas; \
 from angiovault.dsm.supervisor import supervise; sys.exit(supervise(Nas(Path(sys.argv[1]), '')))"
 _PANEL = "import sys; from pathlib import Path; from angiovault import logs; from angiovault.dsm.paths import Nas; \
 from angiovault.panel.place import Place; from angiovault.panel import serving; logs.set_up(); \
@@ -145,7 +145,7 @@ class SupervisedArchive:
 
     def __enter__(self) -> Self:
         log = self.nas.root / "supervisor.log"
-        self.supervisor = Background([sys.executable, "-c", _SUPERVISE, self.nas.root], log=log)
+        self.supervisor = Background([sys.executable, "-c", SUPERVISE, self.nas.root], log=log)
         self.supervisor.wait_ready(lambda: running.state(self.nas)["state"] == "running")
         if self._with_panel:
             self.start_panel()

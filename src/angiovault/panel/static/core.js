@@ -145,21 +145,21 @@ async function attempt(path, body) {
 
 // Asks again once when the panel was started anew meanwhile, or when DSM wants a new token.
 async function request(path, body) {
+  const token = Panel.synoToken;
   try {
     return await attempt(path, body);
   } catch (failure) {
     if (failure.key === "refused.csrf") Panel.session = await attempt("api/session");
-    else if (!(failure.fromDoor && failure.status === 403 && (await renewToken()))) throw failure;
+    else if (!(failure.fromDoor && failure.status === 403 && (await renewToken(token)))) throw failure;
     return attempt(path, body);
   }
 }
 
-async function renewToken() {
+// Returns whether there is another token than the one that was refused: a request beside it may have found that already.
+async function renewToken(refused) {
   if (typeof SynoToken === "undefined") return false;
-  const found = await SynoToken.find();
-  const isNew = Boolean(found) && found !== Panel.synoToken;
-  Panel.synoToken = found || Panel.synoToken;
-  return isNew;
+  Panel.synoToken = (await SynoToken.find()) || Panel.synoToken;
+  return Panel.synoToken !== refused;
 }
 
 // Starts work on the server and waits for its result.
