@@ -56,6 +56,7 @@ def test_an_administrator_sets_up_and_uses_the_archive(
         # Logged in to DSM, the window shows the overview.
         browser.open(f"http://127.0.0.1:{desktop.port}/nothing.html")
         browser.set_cookie("id", SESSIONS["admin"])
+        browser.console()  # of the page that is not there
         browser.open(f"http://127.0.0.1:{desktop.port}/")
         browser.enter_frame(0)
         browser.wait_for("main", "Running and well")
