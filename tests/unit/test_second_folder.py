@@ -15,10 +15,12 @@ from angiovault.archive import second
 from angiovault.archive.adding import Entry
 from angiovault.archive.archive import CONFLICT, DUPLICATE, STORED, Archive, Receipt
 from angiovault.archive.exchange import exporting, importing
-from angiovault.archive.finding.selection import versions
+from angiovault.archive.finding.selection import Selection, versions
+from angiovault.archive.finding.selection import instances as instances_of
 from angiovault.archive.folder import Marker, StorageFolder
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.store import NoRoom, NotMounted, StorageError
+from angiovault.archive.trash import Trash
 from angiovault.archive.verifying import missing_files, verify
 from angiovault.indexurl import IndexURL
 from faults import instances
@@ -506,4 +508,49 @@ def test_an_import_that_finds_a_twin_in_the_other_folder(
     assert (moved.outcome, moved.reason) == (DUPLICATE, "")
     assert not path.exists()
     assert _trees(archive) == [1, 0]
+    archive.close()
+
+
+# --- Deleting and restoring -----------------------------------------------------------------------------------------
+
+
+def test_a_study_in_both_folders_goes_into_the_trash_and_comes_back(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file stays on its volume; what was sent again meanwhile, to either folder, is there once."""
+    archive = opened()
+    trash, study = Trash(archive), generate_uid()
+    paths = [instances.make(tmp_path / "sent", study=study, number=number) for number in range(4)]
+    digests = instances.digests(paths)
+    for path, free in zip(paths, (1, 0, 0, 1), strict=True):
+        _fill(archive, 1, monkeypatch, free)
+        assert _receive(archive, path).outcome == STORED
+    assert _trees(archive) == [2, 2]
+
+    item = trash.delete(study, "somebody")
+    assert (item.files, _trees(archive)) == (4, [0, 0])
+    for name in ("first", "second"):
+        assert len(list(tmp_path.glob(f"{name}/.angiovault/trash/{item.id}/files/**/*.dcm"))) == 2
+    assert (tmp_path / "second").is_dir()
+    assert {entry.name for entry in (tmp_path / "second").iterdir()} == {".angiovault"}
+
+    # Sent again: the first into the second folder, the second one, broken there since, into the first.
+    for path, free in zip(paths[:2], (0, 1), strict=True):
+        _fill(archive, 1, monkeypatch, free)
+        assert _receive(archive, path).outcome == STORED
+    (broken,) = archive.store.folders[0].instance_files()
+    with (tmp_path / "first" / broken).open("r+b") as file:
+        file.truncate(file.seek(-1, os.SEEK_END))
+    trash.restore(item.id)
+    archive.ready_index()
+    assert {item.problem for item in verify(archive.store)} == {""}
+    assert list(missing_files(archive.store, archive.ready_index())) == []
+    found = instances_of(archive.ready_index(), Selection(study_uids=[study]))
+    assert {each.sop_instance_uid: each.digest for each in found} == digests
+    assert sum(_trees(archive)) == 4
+    assert not list(tmp_path.glob(f"*/.angiovault/trash/{item.id}"))
+
+    item = trash.delete(study, "somebody")
+    trash.empty(item.id)
+    assert not list(tmp_path.glob(f"*/.angiovault/trash/{item.id}"))
     archive.close()
