@@ -16,7 +16,7 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "find": "查询",
     "get": "取回（C-GET）",
     "move": "取回（C-MOVE）",
-    "commit": "请求存储承诺",
+    "commit": "请求存储确认",
 }
 
 TEXTS: Final[Mapping[str, tuple[str, str]]] = {

@@ -18,7 +18,7 @@ from angiovault.archive.conversion.converter import Converter
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.scrubbing import Scrubber
-from angiovault.archive.store import StorageError, as_storage_error
+from angiovault.archive.store import StorageError, Store, as_storage_error
 from angiovault.archive.trash import finish_interrupted
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
@@ -39,6 +39,7 @@ _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 2.0
 _SETTLE_SECONDS: Final = 1.0
 _REST_SECONDS: Final = 5.0
+_TRASH_SECONDS: Final = 60.0
 _OTHERS_SECONDS: Final = 10.0
 
 
@@ -90,6 +91,19 @@ def is_running(archive: Archive) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def store_of(config: Config) -> Store:
+    """Return the storage of the settings, opened.
+
+    Raises
+    ------
+    NotMounted, StorageError
+        When it is not there.
+    """
+    store = Store(config.storage, config.min_free_space << 20, config.archive_id, config.second_storage)
+    store.open(store.read_marker())
+    return store
 
 
 def archive_of(config: Config) -> Archive:
@@ -224,6 +238,7 @@ class Service:
         self._rebuilding: threading.Thread | None = None
         self._stopping = threading.Event()
         self._said = ""
+        self._trash_at = time.monotonic() + _TRASH_SECONDS
         self.port = 0
         """The port that is listened on."""
 
@@ -323,6 +338,9 @@ class Service:
 
     def look_after(self) -> bool:
         """Let the index catch up with what came while it was away; return whether there is more to do at once."""
+        if time.monotonic() >= self._trash_at:
+            self._trash_at = time.monotonic() + _TRASH_SECONDS
+            finish_interrupted(self._archive)
         try:
             if self._archive.index.incomplete:
                 self._rebuild()

@@ -33,13 +33,13 @@ from angiovault.archive.index import (
 )
 from angiovault.archive.journal import Journals
 from angiovault.archive.reception import DatasetMismatch, Receipt, Reception
-from angiovault.archive.settling import Settler
+from angiovault.archive.settling import LOST, Settler
 from angiovault.archive.store import NotMounted, StorageError, Store, as_storage_error
 from angiovault.indexurl import IndexURL
 
 log = logging.getLogger(__name__)
 
-__all__ = ["CONFLICT", "DUPLICATE", "SET_ASIDE", "STORED", "Archive", "DatasetMismatch", "Receipt", "Reception"]
+__all__ = ["CONFLICT", "DUPLICATE", "LOST", "SET_ASIDE", "STORED", "Archive", "DatasetMismatch", "Receipt", "Reception"]
 
 _TOGETHER: Final = 50
 _CLOSE_SECONDS: Final = 5.0

@@ -97,9 +97,13 @@ class Database:
                 init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
                 **({"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}),
             )
-        self.database.bind(models.ALL)
 
     # ---- connections
+
+    def _bind(self) -> None:
+        """Let the models speak with this database: they know one, and a process may have made another since."""
+        if models.Archive._meta.database is not self.database:
+            self.database.bind(models.ALL)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Any]:
@@ -107,6 +111,7 @@ class Database:
         if self.engine == "mysql" and not self.url.password:
             # Not tried again and again: each refusal would be a line in the server's log, and wake its disks.
             raise IndexUnavailable(f"the index ({self.url.redacted()}) is not set up yet: its URL has no password")
+        self._bind()
         try:
             with self.database.connection_context():
                 yield self.database

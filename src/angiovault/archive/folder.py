@@ -293,6 +293,20 @@ class StorageFolder:
                     yield place / entry.name
             pending.extend(Path(entry.path) for entry in reversed(listed) if entry.is_dir(follow_symlinks=False))
 
+    def holds_no_instance(self) -> bool:
+        """Return whether there is no instance in the folder: in its place, arriving, or in the trash.
+
+        Raises
+        ------
+        OSError
+            When that cannot be seen.
+        """
+        return (
+            next(self.instance_files(), None) is None
+            and not self.incoming.is_used()
+            and next((self.private / "trash").glob("*/files"), None) is None
+        )
+
     def holds_nothing(self) -> bool:
         """Return whether there is no instance in the folder, in its place or arriving, and nothing else of an archive.
 
@@ -302,11 +316,7 @@ class StorageFolder:
             When that cannot be seen.
         """
         known = {MARKER, f"{MARKER}.new", self.incoming.path.name}
-        return (
-            next(self.instance_files(), None) is None
-            and set(os.listdir(self.private)) <= known
-            and not self.incoming.is_used()
-        )
+        return set(os.listdir(self.private)) <= known and self.holds_no_instance()
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:

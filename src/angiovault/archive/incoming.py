@@ -103,6 +103,8 @@ class IncomingFolder:
         """Remove what receptions that were cut off left behind, but not what another living process is writing."""
         with as_storage_error("cannot clear the incoming folder"):
             for leftover in self.path.iterdir():
+                if leftover.is_symlink() or not leftover.is_file():  # what a NAS puts into every folder
+                    continue
                 if not sealed(leftover) and not _of_another(leftover):
                     leftover.unlink()
 

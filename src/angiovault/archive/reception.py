@@ -35,7 +35,7 @@ class Receipt:
 
     @property
     def outcome(self) -> str:
-        """`STORED`, `DUPLICATE`, `CONFLICT` or `SET_ASIDE`; waits until the instance is in its place and indexed.
+        """`STORED`, `DUPLICATE`, `CONFLICT`, `SET_ASIDE` or `LOST`; waits until it is in its place and indexed.
 
         Raises
         ------

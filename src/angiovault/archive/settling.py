@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -30,7 +31,8 @@ _TOGETHER: Final = 64
 _LINGER: Final = 0.2
 """Seconds for which an instance waits for others to be settled with, unless somebody waits for it."""
 _RETRY: Final = 1.0
-_LOST: Final = "lost"
+LOST: Final = "lost"
+"""Outcome of what somebody removed from the incoming folder before it had its place."""
 _LONGEST_WAIT: Final = 30.0
 # What is wrong with one folder, not with the storage.
 _OF_ONE_PLACE: Final = frozenset((errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP))
@@ -292,7 +294,7 @@ class Settler:
             if item.entry is None:
                 item.entry = self._left_by_earlier_run(item.path)
             if item.entry is None:
-                item.outcome = _LOST
+                item.outcome = LOST
                 return False
             # Tried before, it may have had the place of another that stood for it.
             place = self._store.place_beside(item.path, item.entry.place)
@@ -319,7 +321,7 @@ class Settler:
         except FileNotFoundError:
             if not self._store.path(place).exists():
                 log.error("%s was acknowledged, but somebody else removed it from the incoming folder", place)
-                item.outcome = _LOST
+                item.outcome = LOST
                 return False
         except StorageError:
             raise
@@ -344,6 +346,7 @@ class Settler:
                 meta = filemeta.read(file)
                 size = path.stat().st_size - meta.offset
                 if meta.digest == digest_of(file):
+                    os.fsync(file.fileno())  # it may have been sealed and not come to its sync
                     file.seek(meta.offset)
                     found = header.scan(file, meta.transfer_syntax)
                     place = self._store.place_beside(path, layout.place(found, meta.digest))

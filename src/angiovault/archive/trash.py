@@ -83,8 +83,12 @@ class Trash:
         self._archive.check()
         found = []
         for folder in self._items.folders():
-            with contextlib.suppress(NoSuchItem):
+            try:
                 found.append(self._items.get(folder.name))
+            except NoSuchItem:
+                continue
+            except StorageError as error:  # it must not hide the others
+                log.error("%s", error)
         return sorted((item for item in found if item.state != EMPTYING), key=lambda item: item.id, reverse=True)
 
     def item(self, number: str) -> Item:
@@ -167,9 +171,9 @@ class Trash:
         """
         known = set(study.places)
         for folder in sorted({place.parent.parent for place in study.places}):
-            for path in sorted(self._place(folder).glob("*/*")):
+            for path in _files_below(self._place(folder)):
                 place = folder / path.relative_to(self._place(folder))
-                if place in known or path.is_symlink() or path.suffix not in (".dcm", ".damaged"):
+                if place in known or path.suffix not in (".dcm", ".damaged"):
                     continue
                 try:
                     if self._archive.entry_of_file(place).header.study_instance_uid != study.uid:
@@ -184,6 +188,9 @@ class Trash:
         Choices(self._archive.store).forget(self._items.choices(item))
         gone = [folder for folder in {place.parent for place in places} if self._remove_empty(folder)]
         removing.forget_folders(self._archive.open_index(), gone)
+        with as_storage_error("cannot sync the incoming folder"):  # else a name there may bring a file back
+            for home in self._archive.store.folders:
+                fsync_directory(home.incoming.path)
         done = replace(item, state=DELETED)
         self._items.note(done)
         log.info("the study %s was put into the trash by %s: %s", item.study_uid, item.by, item.id)
@@ -209,6 +216,9 @@ class Trash:
             item = self.item(number)
             if item.state == EMPTYING:
                 raise NoSuchItem(f"{number!r} has been emptied")
+            places = self._items.places(item)
+            if not any(self._items.path(item, place).exists() or self._twin_of(place) for place in places):
+                raise StorageError(f"no file of {number} is there any more, neither in the trash nor in the archive")
             self._put_back(item)
         return item
 
@@ -330,6 +340,9 @@ class Trash:
             return self._items.get(folder.name).state != DELETED
         except NoSuchItem:
             return True
+        except StorageError as error:
+            log.error("%s", error)
+            return False
 
     def _finish(self, number: str) -> None:
         try:
@@ -377,6 +390,17 @@ class Trash:
             except OSError:  # there is something in it, for example what DSM puts into folders
                 break
         return not self._place(folder).exists()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return the regular files in the folders of a study; a link that somebody has put there is not followed."""
+    found: list[Path] = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as series:
+        for each in series:
+            if each.is_dir(follow_symlinks=False):
+                with os.scandir(each) as entries:
+                    found += [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
+    return sorted(found)
 
 
 def _move(files: Iterable[tuple[Path, Path]]) -> None:

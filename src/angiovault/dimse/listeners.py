@@ -106,7 +106,8 @@ class Listeners:
         try:
             return _listen(openings)
         except CannotListen as error:
-            ours = [item for item in dropped if item.port == error.opening.port]
+            ports = {opening.port for opening in openings}
+            ours = [item for item in dropped if item.port in ports]
             if error.error.errno != errno.EADDRINUSE or not ours:
                 raise
         # The same port at another address: the system does not give `0.0.0.0` and an address to two sockets.
@@ -174,8 +175,9 @@ class _Listener:
         self._thread.start()
 
     def is_at(self, opening: Opening) -> bool:
-        """Return whether this is the listener for an opening."""
-        return (self._opening.address, self._opening.port) == (opening.address, opening.port)
+        """Return whether this is the listener for an opening, and listens."""
+        where = self._opening.address, self._opening.port
+        return not self._closing.is_set() and where == (opening.address, opening.port)
 
     def close(self) -> None:
         """Accept no more; the port is free when this returns."""

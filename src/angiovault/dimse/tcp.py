@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -12,6 +13,7 @@ from typing import Final
 _TIMEVAL: Final = struct.Struct("ll")
 _SHORTEST: Final = 0.001  # 0 would mean for ever
 _SLACK: Final = 1.05
+_NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS))  # a file system that cannot do it
 
 
 class TcpConnection:
@@ -54,10 +56,17 @@ class TcpConnection:
         """Send a part of a file without copying it; return how much of it there was. Raises OSError."""
         sent = 0
         while sent < count:
-            got = self._patiently(
-                lambda sent=sent: os.sendfile(self._socket.fileno(), descriptor, start + sent, count - sent),  # type: ignore[misc]
-                socket.SO_SNDTIMEO,
-            )
+            try:
+                got = self._patiently(
+                    lambda sent=sent: os.sendfile(self._socket.fileno(), descriptor, start + sent, count - sent),  # type: ignore[misc]
+                    socket.SO_SNDTIMEO,
+                )
+            except OSError as error:
+                if error.errno not in _NO_SENDFILE:
+                    raise
+                part = os.pread(descriptor, count - sent, start + sent)
+                self.sendall(part)
+                got = len(part)
             if not got:
                 break
             sent += got
@@ -98,5 +107,7 @@ class TcpConnection:
 
     def _set_kernel_timeout(self, option: int, seconds: float) -> None:
         self._set[option] = seconds
+        if seconds == float("inf"):
+            seconds = 0  # for ever
         whole = int(seconds)
         self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, int((seconds - whole) * 1e6)))

@@ -8,6 +8,7 @@ polls. A-ASSOCIATE PDUs are read and sent here whole; `negotiation` encodes and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -48,6 +49,7 @@ _BUFFER: Final = 1 << 18
 _SEND_BUFFER: Final = 1 << 18
 _COPIED: Final = 1 << 15  # bytes from which on two system calls cost less than copying
 _FAREWELL: Final = 1.0  # seconds for the peer to take an A-ABORT
+_OF_THE_FILE: Final = frozenset((errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV))
 _ABORT_PROVIDER: Final = 2
 _UNRECOGNISED_PDU: Final = 1
 _UNEXPECTED_PDU: Final = 2
@@ -379,7 +381,9 @@ class Wire:
             sent = self.connection.sendfile(descriptor, start, count)
         except TimeoutError:
             raise TimedOut(f"the peer took nothing within {self.network_timeout:.3g} s") from None
-        except ConnectionError as error:
+        except OSError as error:
+            if error.errno in _OF_THE_FILE:
+                raise
             raise self._lost(f"connection lost: {error}") from error
         if sent < count:
             raise OSError(f"the stored file ends {count - sent} bytes early")

@@ -107,6 +107,6 @@ def _is_empty(known: settings.Settings) -> bool:
     store = Store(known.storage, 0, known.config.archive_id, known.config.second_storage)
     try:
         store.open(store.read_marker())
-        return next(store.instance_files(), None) is None
+        return all(folder.holds_no_instance() for folder in store.folders)
     except (StorageError, OSError):
         return False

@@ -39,7 +39,8 @@ _LASTED: Final = 300.0
 """Seconds of running after which an end counts as the first."""
 _SHARE_PAUSE: Final = 4.0
 _PROBE_PAUSE: Final = 30.0
-_STOP_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 14.0
+"""Seconds for the service to stop, which gives its associations ten; the stop script waits for 20."""
 _ANSWER_SECONDS: Final = 12.0
 """Seconds in which the service has to read settings when it is told to; it may be waiting for the database."""
 _BACKUP_HOUR: Final = 2

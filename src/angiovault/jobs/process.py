@@ -248,9 +248,7 @@ def main(arguments: Sequence[str]) -> int:
     stop.listen()
     try:
         config = load(settings) if settings.exists() else Config()
-        archive = service.archive_of(config)
-        archive.store.open(archive.store.read_marker())
-        jobs = Book(archive.store)
+        jobs = Book(service.store_of(config))
         job = jobs.read(number)
         if job.state != book.RUNNING or job.process != identity(os.getpid()):
             log.error("job %s is not for this process to do", number)

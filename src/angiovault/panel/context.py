@@ -12,7 +12,7 @@ from angiovault.jobs.book import Book
 from angiovault.jobs.line import Line
 from angiovault.panel.place import Place
 from angiovault.panel.tasks import Tasks
-from angiovault.service import archive_of
+from angiovault.service import archive_of, store_of
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ class Context:
             return self._archive
 
     def _job_book(self) -> Book:
-        store = archive_of(self.place.config()).store
-        store.open(store.read_marker())
-        return Book(store)
+        return Book(store_of(self.place.config()))
 
     def devices(self) -> DeviceBook:
         """Return the devices of the settings.

@@ -69,10 +69,31 @@ def serve_inherited(place: Place, descriptor: int) -> None:
     """Serve on a UNIX socket that the starting process holds, until SIGTERM or until nobody asks any more."""
     with socket.socket(fileno=descriptor) as listening:
         context = Context(place)
-        app = _EndsWhenIdle(make_app(context, SocketDoor()), lambda: context.jobs.busy)
+        app = _EndsWhenIdle(make_app(context, SocketDoor()), lambda: context.jobs.busy or context.tasks.busy)
         server = waitress.create_server(app, sockets=[listening], **_OPTIONS)
         app.start()
         _run(server, context)
+
+
+class _GoingOn:
+    """An answer that tells of each of its parts: a download may take hours."""
+
+    def __init__(self, answer: Iterable[bytes], tell: Callable[[], None]) -> None:
+        self._answer = answer
+        self._parts = iter(answer)
+        self._tell = tell
+
+    def __iter__(self) -> _GoingOn:
+        return self
+
+    def __next__(self) -> bytes:
+        self._tell()
+        return next(self._parts)
+
+    def close(self) -> None:
+        """Close the answer."""
+        if hasattr(self._answer, "close"):
+            self._answer.close()
 
 
 class _EndsWhenIdle:
@@ -85,7 +106,10 @@ class _EndsWhenIdle:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         self._asked = time.monotonic()
-        return self._app(environ, start_response)
+        return _GoingOn(self._app(environ, start_response), self._note)
+
+    def _note(self) -> None:
+        self._asked = time.monotonic()
 
     def start(self) -> None:
         """Begin to watch."""

@@ -58,6 +58,12 @@ class Tasks:
         task.thread.start()
         return {"task": number}
 
+    @property
+    def busy(self) -> bool:
+        """Whether a task has not ended."""
+        with self._lock:
+            return any(task.result is None for task in self._tasks.values())
+
     def look(self, number: str) -> dict[str, Any]:
         """Return the result of a task, or that it has none yet.
 

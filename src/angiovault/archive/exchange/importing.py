@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.archive import SET_ASIDE, Archive, DatasetMismatch, Receipt, Reception
+from angiovault.archive.archive import LOST, SET_ASIDE, Archive, DatasetMismatch, Receipt, Reception
 from angiovault.archive.exchange.import_sources import (
     FAILED,
     MEDIA_STORAGE_DIRECTORY,
@@ -226,6 +226,8 @@ class _Line:
         source, outcome, reason = taken.source, receipt.outcome, ""
         if outcome == SET_ASIDE:
             return Imported(source.name, FAILED, f"in the archive, but the index does not take it: {receipt.place}")
+        if outcome == LOST:
+            return Imported(source.name, FAILED, "somebody else removed it from the archive's incoming folder")
         if taken.taking_over:
             reason = _remove(self._archive, source.path, taken.state, receipt)
         else:
@@ -240,6 +242,7 @@ def _begin(
     if source.outcome:
         return Imported(source.name, source.outcome, source.reason)
     taking_over = move and source.removable
+    reception: Reception | None = None
     try:
         with source.open() as file:
             state = _State.of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
@@ -249,6 +252,8 @@ def _begin(
     except _NoInstance as what:
         return Imported(source.name, SKIPPED, str(what))
     except source.faults as error:
+        if reception is not None:  # its source could not be closed
+            reception.close()
         return Imported(source.name, FAILED, str(error) or type(error).__name__)
     return _Taken(reception.sop_instance_uid, source, state, reception.size, taking_over, reception)
 
@@ -322,10 +327,10 @@ def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str, line: _Line
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if not _TIME.fullmatch(meta.received) or meta.received > now or archive.behind:
         return calling, ""
+    if line.has(sop_instance_uid):
+        line.keep()
     try:
-        if line.has(sop_instance_uid):
-            line.keep()
-            archive.settler.wait()
+        archive.settler.wait()
         known = versions(archive.index, sop_instance_uid)
     except (IndexUnavailable, StorageError):
         return calling, ""

@@ -157,7 +157,11 @@ class _Download:
         return self
 
     def __next__(self) -> bytes:
-        return next(self._stream)
+        try:
+            return next(self._stream)
+        except BaseException:  # the end too: nobody closes what fails before its first part
+            self.close()
+            raise
 
     def close(self) -> None:
         """End it."""
