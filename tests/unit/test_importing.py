@@ -22,6 +22,7 @@ from angiovault.archive.archive import Archive
 from angiovault.archive.exchange.import_sources import find_sources
 from angiovault.archive.exchange.importing import Imported, count_files, import_paths
 from angiovault.archive.finding.selection import Selection, StoredInstance, instances, versions
+from angiovault.archive.incoming import Incoming
 from angiovault.archive.models import Study
 from angiovault.archive.store import NoRoom, StorageError
 from angiovault.archive.verifying import verify
@@ -677,3 +678,31 @@ def test_a_marker_that_is_no_marker_is_ignored(run: Run, source: Path) -> None:
     (source / ".angiovault" / "archive.json").write_text(json.dumps(["no marker"]))
     shutil.copy(CT, source / "ct.dcm")
     assert outcomes(run(source, move=True)) == ["stored"]
+
+
+def test_a_batch_that_cannot_be_kept_is_said_and_loses_no_source(
+    archive: Archive, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of another AngioVault archive, of which one UID comes twice: the line is kept in between."""
+    other = opened(tmp_path / "other")
+    for number in range(3):
+        rewritten(CT, source / f"{number}.dcm", SOPInstanceUID=f"1.2.3.{number}")
+    assert Counter(outcomes(list(import_paths(other, [source])))) == {"stored": 3}
+    files = [other.store.root / place for place in other.store.instance_files()]
+    other.close()
+    old = tmp_path / "old"
+    old.mkdir()
+    for number, path in enumerate([*files, files[0]]):
+        shutil.copy(path, old / f"{number}.dcm")
+    sync = Incoming.sync
+    failures = iter([True])
+
+    def fail_once(self: Incoming) -> None:
+        if next(failures, False):
+            raise StorageError("the disk is gone for a moment")
+        sync(self)
+
+    monkeypatch.setattr(Incoming, "sync", fail_once)
+    with pytest.raises(StorageError, match="gone for a moment"):
+        list(import_paths(archive, [old]))
+    assert Counter(outcomes(list(import_paths(archive, [old])))) == {"stored": 3, "duplicate": 1}

@@ -114,3 +114,15 @@ def test_an_old_address_comes_back_when_the_new_one_cannot_be_had(door: Door) ->
     with pytest.raises(CannotListen):
         door.listen(("192.0.2.1", port))
     assert door.answers(port)
+
+
+def test_two_ports_go_to_another_address_together_and_come_back(door: Door) -> None:
+    """With TLS there are two."""
+    ports = free_port(), free_port()
+    for address in ("0.0.0.0", "127.0.0.1", "0.0.0.0"):
+        assert door.listen(*((address, port) for port in ports)) == ports
+        assert all(map(door.answers, ports))
+    door.listen(*(("127.0.0.1", port) for port in ports))
+    with socket.create_server(("127.0.0.2", ports[1])), pytest.raises(CannotListen):
+        door.listen(*(("0.0.0.0", port) for port in ports))
+    assert all(map(door.answers, ports))

@@ -362,6 +362,8 @@ def test_no_search_reads_through_the_studies(
 
 def test_a_study_is_deleted_restored_and_removed(client: Client, archive: Archive, tmp_path: Path) -> None:
     bring(archive, make(tmp_path, STUDY, "ZHANG^San=张^三"))
+    client.get("/api/overview")  # which looks into the storage and the index by itself
+    client.get("/api/jobs")
     body: dict[str, object] = {"uid": STUDY, "files": 1}
     for wrong in ("", "K", "张", "zhang", "delete", "*"):
         reply = client.post("/api/trash/add", {**body, "confirm": wrong})

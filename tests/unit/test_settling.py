@@ -275,11 +275,16 @@ def test_what_an_earlier_run_left_is_settled_and_what_is_torn_is_not(
     with left[2].open("r+b") as torn:
         torn.truncate(left[2].stat().st_size - 100)
     listed: list[object] = []
+    synced: set[int] = set()
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.add(os.fstat(descriptor).st_ino), sync(descriptor)))
+    numbers = [path.stat().st_ino for path in left]
     again = Archive(archive.store.root, archive.index.url)
     files = again.store.instance_files
     monkeypatch.setattr(again.store, "instance_files", lambda: (listed.append(one) or one for one in files()))
     again.open()
     assert [_uids(again, receipt) for receipt in receipts] == [1, 1, 0]
+    assert set(numbers[:2]) <= synced  # it may have been stopped between the seal and the sync
     assert len(listed) <= 1  # it looks whether there is any, and through no more
     assert "did not arrive whole before a power cut" in caplog.text
     assert not list((again.store.private / "incoming").iterdir())

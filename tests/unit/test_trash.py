@@ -427,3 +427,19 @@ def test_a_folder_that_was_removed_is_synced_again(
     monkeypatch.setattr(folder_module, "fsync_directory", lambda path: (synced.add(path), sync(path)))
     bring(archive, instances.make(tmp_path, study=STUDY))
     assert {folder.parent for folder in folders} <= synced
+
+
+def test_a_link_in_the_folder_of_a_study_is_not_followed(archive: Archive, trash: Trash, tmp_path: Path) -> None:
+    """Others can write to a shared folder."""
+    bring(archive, instances.make(tmp_path / "sent", study=STUDY))
+    (found,) = study_of(archive)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "theirs.dcm").write_bytes(b"theirs")
+    study = archive.store.path(found.path).parent.parent
+    (study / "link").symlink_to(foreign)
+    (study / found.path.parent.name / "one.dcm").symlink_to(foreign / "theirs.dcm")
+    item = trash.delete(STUDY, "somebody")
+    trash.empty(item.id)
+    assert (foreign / "theirs.dcm").read_bytes() == b"theirs"
+    assert (study / "link").is_symlink()
