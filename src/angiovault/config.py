@@ -173,7 +173,11 @@ class Config:
         "counts as not mounted, also while the index is away, and no new archive is ever made; empty asks the index.",
     )
     min_free_space: int = setting(
-        "archive", integer(0, 1000000000), "512", "MiB to keep free; below it storing is refused with status A700."
+        "archive",
+        integer(0, 1000000000),
+        "512",
+        "MiB to keep free on each volume; with less the archive continues "
+        "in the second folder, and without one storing is refused with status A700.",
     )
     verify_every_days: int = setting(
         "archive", integer(0, 3650), "30", "Days in which every stored file is read again and checked; 0 is never."
