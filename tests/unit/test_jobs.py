@@ -365,3 +365,10 @@ def test_a_job_of_an_archive_that_cannot_be_asked_says_why(client: Client, setti
     assert client.post(f"/api/jobs/{number}/again", {}).status == 200
     wait_for(client, number, "done")
     assert jobs.stored(settings) == []
+
+
+@pytest.mark.parametrize("number", ["..", "..%2f1", "1%2f..", "-1", "1e3", "x", "１", "9" * 19, "1%00", "1;drop"])
+def test_a_commitment_is_named_by_a_number_only(client: Client, number: str) -> None:
+    for action in ("retry", "cancel"):
+        assert client.post(f"/api/commitments/{number}/{action}", {}).status == 404
+    assert client.post("/api/commitments/123456/retry", {}).error == "refused.commitment-state"
