@@ -80,6 +80,14 @@ class Chromium:
         wait_until(lambda: words in self.text(selector), f"{words!r} in {selector}", seconds=seconds)
 
     def click(self, selector: str) -> None:
+        try:
+            self._click(selector)
+        except AssertionError as error:
+            if "stale element" not in str(error):
+                raise
+            self._click(selector)  # a page that is live has made it anew in between
+
+    def _click(self, selector: str) -> None:
         element = self._command("POST", "/element", {"using": "css selector", "value": selector})[_ELEMENT]
         self._command("POST", f"/element/{element}/click", {})
 

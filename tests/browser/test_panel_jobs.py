@@ -96,13 +96,13 @@ def test_a_folder_is_chosen_imported_and_sent(
     browser.click("dialog button[type=submit]")
 
     # Its progress is seen, also on the overview, and that it is done.
-    wait_for_first(browser, f"of {MANY} files")
+    wait_for_first(browser, f"of {MANY:,} files")
     assert "disc <img src=x>" in first_job(browser)
     value = "return document.querySelector('progress').value;"
     wait_until(lambda: 0 < browser.run(value) < 1, "the bar to move")
     go_to(browser, "overview", "In progress: Import of")
     go_to(browser, "jobs", "Import of")
-    wait_for_first(browser, f"Done: {MANY} stored")
+    wait_for_first(browser, f"Done: {MANY:,} stored")
     assert browser.run("return document.querySelector('progress').hidden;")
     assert browser.run("return document.querySelectorAll('main img').length;") == 0
 
@@ -113,11 +113,11 @@ def test_a_folder_is_chosen_imported_and_sent(
     away = str(free_port())
     archive.cli("device", "add", "away", "--ae-title", "AWAY", "--host", "127.0.0.1", "--port", away)
     browser.run(_SEND, "console", "1.2.3", "<script>alert(1)</script> 张^三")
-    wait_for_first(browser, f"Done: {MANY} sent")
+    wait_for_first(browser, f"Done: {MANY:,} sent")
     assert "Sending to console: <script>alert(1)</script> 张^三" in first_job(browser)
     assert len(console.received()) == MANY
     browser.run(_SEND, "away", "1.2.3.1", "")
-    wait_for_first(browser, f"Failed: {MANY} failed")
+    wait_for_first(browser, f"Failed: {MANY:,} failed")
     browser.click('li.job:first-child button[data-action="problems"]')
     browser.wait_for("dialog", "refuses the connection")
     is_sound(browser)

@@ -268,7 +268,7 @@ def test_a_second_folder_is_picked_and_shown(archive: SupervisedArchive, browser
     wait_until(lambda: browser.text("dialog .breakable") == str(images), "the folder to be open")
     browser.click("dialog button.primary")
     browser.click("main button[type=submit]")
-    browser.wait_for(".status", "The service runs with the new settings", seconds=60)
+    browser.wait_for(".status", "The service was restarted", seconds=60)
     go_to(browser, "overview", f"{images}/archive")
     texts = [text for text in texts_of(browser, "dd .note") if "free of" in text]
     assert [text.split()[0] for text in texts] == [
