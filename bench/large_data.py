@@ -15,8 +15,8 @@ from typing import Any
 from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage
 
 from angiovault.archive import layout, names
+from angiovault.archive.adding import TAGS, Entry, ascii_code, key_of
 from angiovault.archive.header import Header
-from angiovault.archive.index import _TAGS, Entry, ascii_code, key_of
 
 SERIES = 2
 IMAGES = 5
@@ -188,7 +188,7 @@ def _add_patient(made: Rows, header: Header, patient: int, keys: list[str]) -> N
     patient_id = key_of(header, 0x00100020)
     identity = hashlib.sha256(f"id {patient_id} ".encode()).hexdigest()
     made["patient"].append(
-        (patient + 1, identity, patient_id, header.text(0x00100030), header.encoded(_TAGS["PATIENT"]))
+        (patient + 1, identity, patient_id, header.text(0x00100030), header.encoded(TAGS["PATIENT"]))
     )
     for number, name in enumerate(keys):
         made["patient_name"].append((patient * _MOST_KEYS + number + 1, patient + 1, name))
@@ -214,7 +214,7 @@ def _add_study(made: Rows, first: Entry, study: int, patient: int, keys: list[st
             SERIES * IMAGES,
             SERIES * sum(map(_size, range(IMAGES))),
             first.received,
-            header.encoded(_TAGS["PATIENT"] | _TAGS["STUDY"]),
+            header.encoded(TAGS["PATIENT"] | TAGS["STUDY"]),
         )
     )
     made["study_person"].append((study + 1, study + 1, patient + 1))
@@ -228,11 +228,11 @@ def _add_series(made: Rows, first: Entry, study: int, series: int) -> None:
     made["series"].append(
         (
             *(number, study + 1, uid, "xa", series + 1, key_of(header, 0x0008103E)),
-            *(IMAGES, sum(map(_size, range(IMAGES))), header.encoded(_TAGS["SERIES"])),
+            *(IMAGES, sum(map(_size, range(IMAGES))), header.encoded(TAGS["SERIES"])),
         )
     )
     made["folder"].append((number, hashlib.sha256(path.encode()).hexdigest(), path))
-    head = header.encoded(_TAGS["IMAGE"])
+    head = header.encoded(TAGS["IMAGE"])
     first_uid = header.sop_instance_uid.encode()
     # A file's name begins with Instance Number and SOP Instance UID and ends in the key of its content.
     for image in range(IMAGES):

@@ -382,3 +382,26 @@ def test_statements_at_work_are_those_of_mariadb_10_0(index: Index, caplog: pyte
     statements = [str(record.args or record.msg) for record in caplog.records if record.name == "peewee"]
     assert len(statements) > 30
     assert [text for text in statements if later_syntax(text)] == []
+
+
+@pytest.mark.mariadb
+def test_two_come_upon_the_same_new_database(
+    mariadb: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main loop and an association's end, when the database has come back empty: neither may fail."""
+    index = Index(IndexURL.parse(mariadb.database(), tmp_path))
+    barrier, met, fact = threading.Barrier(2), set[int](), Index._fact
+
+    def meet(self: Index, name: str) -> str:
+        found = fact(self, name)
+        if name == "archive_id" and threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            barrier.wait(20)
+        return found
+
+    monkeypatch.setattr(Index, "_fact", meet)
+    with ThreadPoolExecutor(2) as pool:
+        for opening in [pool.submit(index.open, "a" * 32, True) for _ in range(2)]:
+            opening.result(30)
+    assert not index.incomplete
+    index.close()

@@ -30,10 +30,11 @@ _TIMEZONE: Final = 0x00080201
 _OF_A_PATIENT: Final = (_SPECIFIC_CHARACTER_SET, _PATIENT_NAME, _PATIENT_ID, _ISSUER_OF_PATIENT_ID, _BIRTH_DATE)
 _KEY_LENGTH: Final = 185
 _MOST_LISTED: Final = 500
-_TAGS: Final = {
+TAGS: Final = {
     level: frozenset({tag for tag, (of, _) in WANTED.items() if of == level} | {_SPECIFIC_CHARACTER_SET, _TIMEZONE})
     for level in ("PATIENT", "STUDY", "SERIES", "IMAGE")
 }
+"""The elements that the head of each level holds."""
 
 _SELECT_STUDY: Final = "SELECT id, person, patients_differ, modalities, sop_classes FROM study WHERE uid = ?"
 _INSERT_INSTANCE: Final = (
@@ -138,7 +139,7 @@ class Adding:
             entry.received,
             ascii_code(entry.calling),
             int(header.complete),
-            header.encoded(_TAGS["IMAGE"]),
+            header.encoded(TAGS["IMAGE"]),
         )
         if current:
             _count(study, series, header, entry.size)
@@ -201,7 +202,7 @@ class Adding:
                 identity=digest,
                 patient_id=patient_id,
                 birth_date=ascii_code(date(header.text(_BIRTH_DATE))),
-                head=header.encoded(_TAGS["PATIENT"]),
+                head=header.encoded(TAGS["PATIENT"]),
             ).execute()
             have = set()
         for name in sorted(keys - have):
@@ -251,7 +252,7 @@ class Adding:
                 instance_count=0,
                 byte_count=0,
                 received=entry.received,
-                head=header.encoded(_TAGS["PATIENT"] | _TAGS["STUDY"]),
+                head=header.encoded(TAGS["PATIENT"] | TAGS["STUDY"]),
             ).execute()
         )
 
@@ -275,7 +276,7 @@ class Adding:
                 description=key_of(header, 0x0008103E),
                 instance_count=0,
                 byte_count=0,
-                head=header.encoded(_TAGS["SERIES"]),
+                head=header.encoded(TAGS["SERIES"]),
             ).execute()
         )
 

@@ -202,8 +202,10 @@ class Database:
         self._migrate()
         with self.session(), self.transaction():
             if not self._fact("archive_id"):
-                Archive.insert(name="archive_id", value=archive_id).execute()
-                Archive.insert(name="complete", value="yes" if complete else "no").execute()
+                # Another thread or process may come upon the same new database, and what it says is as good.
+                with contextlib.suppress(peewee.IntegrityError), self.database.atomic():
+                    Archive.insert(name="archive_id", value=archive_id).execute()
+                    Archive.insert(name="complete", value="yes" if complete else "no").execute()
             self._refuse_others(archive_id)
             self.incomplete = self._fact("complete") != "yes"
         self._ready = True

@@ -308,7 +308,7 @@ class Supervisor:
     # ---- stopping
 
     def _stop_child(self) -> None:
-        """End the service: in order if it does so within ten seconds."""
+        """End the service: in order if it does so in time."""
         if self._child is None:
             return
         self._child.terminate()
