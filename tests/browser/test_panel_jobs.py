@@ -1,5 +1,6 @@
 """A person uses the page of jobs in a browser: imports a folder, watches it, sends, verifies, reads what went wrong."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from angiovault import jsonfile
 from angiovault.archive import commitments
 from angiovault.config import load
 from angiovault.service import open_archive
@@ -18,7 +20,7 @@ from harness.panel import SupervisedArchive
 from harness.processes import free_port
 from harness.waiting import wait_until
 
-MANY = 2000
+MANY = 4000
 _SEND = """request("api/jobs", {kind: "send", device: arguments[0], uids: [arguments[1]], title: arguments[2]});"""
 
 
@@ -40,6 +42,25 @@ def first_job(browser: Chromium) -> str:
 
 def wait_for_first(browser: Chromium, words: str, *, seconds: float = 60) -> None:
     wait_until(lambda: words in first_job(browser), f"{words!r} in the first job", seconds=seconds)
+
+
+@contextlib.contextmanager
+def held(archive: SupervisedArchive) -> Iterator[None]:
+    """Hold the job that runs when it has done some of its work, so that there is time to look at it."""
+    folder = archive.nas.root / "volume1/angiography/archive/.angiovault/jobs"
+
+    def process() -> int:
+        for job in map(jsonfile.read, folder.glob("*.json")):
+            if job.get("state") == "running" and job.get("items"):
+                return int(job["process"].split()[0])
+        return 0
+
+    number = wait_until(process, "the job to be under way")
+    os.kill(number, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(number, signal.SIGCONT)
 
 
 def is_sound(browser: Chromium) -> None:
@@ -96,12 +117,13 @@ def test_a_folder_is_chosen_imported_and_sent(
     browser.click("dialog button[type=submit]")
 
     # Its progress is seen, also on the overview, and that it is done.
-    wait_for_first(browser, f"of {MANY:,} files")
-    assert "disc <img src=x>" in first_job(browser)
-    value = "return document.querySelector('progress').value;"
-    wait_until(lambda: 0 < browser.run(value) < 1, "the bar to move")
-    go_to(browser, "overview", "In progress: Import of")
-    go_to(browser, "jobs", "Import of")
+    with held(archive):
+        wait_for_first(browser, f"of {MANY:,} files")
+        assert "disc <img src=x>" in first_job(browser)
+        value = "return document.querySelector('progress').value;"
+        wait_until(lambda: 0 < browser.run(value) < 1, "the bar to move")
+        go_to(browser, "overview", "In progress: Import of")
+        go_to(browser, "jobs", "Import of")
     wait_for_first(browser, f"Done: {MANY:,} stored")
     assert browser.run("return document.querySelector('progress').hidden;")
     assert browser.run("return document.querySelectorAll('main img').length;") == 0
@@ -210,7 +232,7 @@ def test_what_waits_for_delivery_is_given_up_after_a_question(archive: Supervise
 def test_screenshots_of_jobs(archive: SupervisedArchive, browser: Chromium, lang: str) -> None:
     """The page with jobs in every state, for people to look at."""
     volume = archive.nas.root / "volume1"
-    files(volume / "disc", 3 * MANY, "1.2.3")
+    files(volume / "disc", 6000, "1.2.3")
     files(volume / "some", 4, "1.2.4")
     (volume / "some/00001.dcm").write_bytes((volume / "some/00001.dcm").read_bytes()[:300])
     (volume / "some/readme.txt").write_text("hello")
