@@ -372,3 +372,20 @@ def test_a_commitment_is_named_by_a_number_only(client: Client, number: str) -> 
     for action in ("retry", "cancel"):
         assert client.post(f"/api/commitments/{number}/{action}", {}).status == 404
     assert client.post("/api/commitments/123456/retry", {}).error == "refused.commitment-state"
+
+
+def test_a_folder_that_has_become_a_link_is_not_imported(client: Client, settings: Path, tmp_path: Path) -> None:
+    """While a job waits, or before it goes on, whoever can write in the share could lead it elsewhere."""
+    files(tmp_path / "disc", 1)
+    number = start(client, "import", path=str(tmp_path / "disc"))
+    wait_for(client, number, "done")
+    (broken,) = (tmp_path / "disc").iterdir()
+    broken.write_bytes(b"\0" * 128 + b"DICM")
+    number = start(client, "import", path=str(tmp_path / "disc"))
+    wait_for(client, number, "failed")
+    files(tmp_path / "elsewhere", 1, "1.2.9")
+    (tmp_path / "disc").rename(tmp_path / "old")
+    (tmp_path / "disc").symlink_to(tmp_path / "elsewhere")
+    assert client.post(f"/api/jobs/{number}/again", {}).status == 200
+    assert "is not the folder any more" in wait_for(client, number, "failed")["reason"]
+    assert stored(settings, "1.2.9", in_order=False) == []

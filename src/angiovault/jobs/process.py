@@ -143,8 +143,11 @@ class Tracker:
 
 
 def _import(job: Job, config: Config, tracker: Tracker) -> None:
+    path = Path(job.parameters["path"])
+    if path.resolve() != path:  # it was looked at when the job was asked for, and others can write where it lies
+        raise StorageError(f"{path} is not the folder any more that was chosen: there is a link on the way to it")
     archive = service.open_archive(config)
-    work.take_in(archive, [Path(job.parameters["path"])], job.parameters["move"], tracker.counts, tracker)
+    work.take_in(archive, [path], job.parameters["move"], tracker.counts, tracker)
 
 
 def _reindex(_job: Job, config: Config, tracker: Tracker) -> None:
