@@ -77,7 +77,7 @@ def reindex(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Check every stored file."""
     archive = service.archive_of(_settings(args))
-    archive.store.open(archive.store.read_marker())
+    archive.store.open()
     counts = work.Counts()
     with Progress("verify") as progress:
         work.verify(archive, counts, progress, rate=args.rate)

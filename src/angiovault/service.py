@@ -102,7 +102,7 @@ def store_of(config: Config) -> Store:
         When it is not there.
     """
     store = Store(config.storage, config.min_free_space << 20, config.archive_id, config.second_storage)
-    store.open(store.read_marker())
+    store.open()
     return store
 
 

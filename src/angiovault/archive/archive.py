@@ -113,6 +113,17 @@ class Archive:
         self._closed = ""
         self.settler.recover(self.store.incoming.waiting("all" if alone else "dead"))
 
+    def inspect(self) -> None:
+        """Look into storage and index as they are, of an archive that need not be open; changes nothing.
+
+        Raises
+        ------
+        IndexUnavailable, StorageError
+            When they cannot be looked into.
+        """
+        self.store.open()
+        self.index.inspect(self.store.archive_id)
+
     @property
     def is_open(self) -> bool:
         """Whether `open` has succeeded."""

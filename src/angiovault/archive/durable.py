@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -111,3 +111,20 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(mode=0o750, exist_ok=True)
         fsync_directory(folder.parent)
+
+
+def move_files(files: Iterable[tuple[Path, Path]]) -> None:
+    """Rename files, durably, from the first to the second path of each pair; what is not there is left out.
+
+    Raises
+    ------
+    OSError
+        When it cannot be done.
+    """
+    moved = [(source, target) for source, target in files if source.exists()]
+    for folder in dict.fromkeys(target.parent for _, target in moved):
+        make_folder(folder)
+    for source, target in moved:
+        os.rename(source, target)
+    for folder in dict.fromkeys([*(target.parent for _, target in moved), *(source.parent for source, _ in moved)]):
+        fsync_directory(folder)

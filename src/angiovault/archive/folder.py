@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from angiovault.archive.durable import NotMounted, StorageError, fsync_directory
+from angiovault.archive.durable import NotMounted, StorageError, fsync_directory, replace_file
 from angiovault.archive.incoming import IncomingFolder, now
 
 PRIVATE_FOLDER: Final = ".angiovault"
@@ -122,13 +122,8 @@ class StorageFolder:
         said |= {"part": marker.part} if marker.part > 1 else {}
         said |= {name: text for name, text in (("key", marker.key), ("second", marker.second)) if text}
         self.private.mkdir(mode=0o700, exist_ok=True)
-        temporary = self.private / (MARKER + ".new")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(said, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.private / MARKER)
-        for folder in (self.private, self.root, self.root.absolute().parent):
+        replace_file(self.private / MARKER, json.dumps(said))
+        for folder in (self.root, self.root.absolute().parent):
             fsync_directory(folder)
 
     def refuse_other_content(self) -> None:

@@ -187,15 +187,15 @@ class Store:
         self.read_marker()
         second.give_up(self._first, self._second)
 
-    def open(self, archive_id: str) -> None:
-        """Begin to use the storage as the archive `archive_id`.
+    def open(self, archive_id: str = "") -> None:
+        """Begin to use the storage as the archive `archive_id`, or as the one whose marker is there.
 
         Raises
         ------
         NotMounted
             When it is not this archive's.
         """
-        self.archive_id = archive_id
+        self.archive_id = archive_id or self.read_marker()
         self._first.look_again()
         self.check_mounted()
 

@@ -61,7 +61,7 @@ def summary(archive: Archive, is_running: Callable[[Archive], bool]) -> dict[str
 def _look_at_storage(archive: Archive, found: dict[str, Any]) -> Iterator[str]:
     """Fill in what the storage tells; yield what is wrong with it."""
     try:
-        archive.store.open(archive.store.read_marker())
+        archive.store.open()
         found["archive_id"] = archive.store.archive_id
         found["free_bytes"], found["total_bytes"] = archive.store.free_bytes()
         found["folders"] = [

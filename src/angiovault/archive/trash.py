@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -25,7 +25,7 @@ from typing import Final
 from angiovault.archive import removing
 from angiovault.archive.archive import Archive
 from angiovault.archive.choices import Choices
-from angiovault.archive.durable import fsync_directory, make_folder
+from angiovault.archive.durable import fsync_directory, make_folder, move_files
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.removing import KeptStudy
 from angiovault.archive.store import StorageError, as_storage_error
@@ -160,7 +160,8 @@ class Trash:
         places = [*study.places, *self._beside(study)]
         item = self._items.add(study, by, places, {uid: choices[uid] for uid in study.instance_uids & choices.keys()})
         removing.remove_study(self._archive.index, study.uid)
-        _move((self._place(place), self._items.path(item, place)) for place in places)
+        with as_storage_error("cannot move files into the trash"):
+            move_files((self._place(place), self._items.path(item, place)) for place in places)
         return self._deleted(item, places)
 
     def _beside(self, study: KeptStudy) -> Iterator[PurePosixPath]:
@@ -234,7 +235,7 @@ class Trash:
                 mine = [place for place in batch if self._items.path(item, place).exists()]
                 free = [place for place in mine if self._twin_of(place) is None]
                 taken += [place for place in mine if place not in set(free)]
-                _move((self._items.path(item, place), self._place(place)) for place in free)
+                move_files((self._items.path(item, place), self._place(place)) for place in free)
                 there = [place for place in batch if place.suffix == ".dcm" and self._place(place).exists()]
                 if there:
                     self._archive.journals.waiting.append(*there)
@@ -271,7 +272,7 @@ class Trash:
                 store.replace_damaged(copy, place)
                 copy.unlink(missing_ok=True)
             else:
-                _move([(copy, self._place(place))])
+                move_files([(copy, self._place(place))])
                 if twin is not None:
                     store.put_aside(twin)
                 self._archive.journals.waiting.append(place)
@@ -401,15 +402,3 @@ def _files_below(folder: Path) -> list[Path]:
                 with os.scandir(each) as entries:
                     found += [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
     return sorted(found)
-
-
-def _move(files: Iterable[tuple[Path, Path]]) -> None:
-    """Rename files, durably; what is not there is left out."""
-    with as_storage_error("cannot move files between archive and trash"):
-        moved = [(source, target) for source, target in files if source.exists()]
-        for folder in dict.fromkeys(target.parent for _, target in moved):
-            make_folder(folder)
-        for source, target in moved:
-            os.rename(source, target)
-        for folder in dict.fromkeys([*(target.parent for _, target in moved), *(source.parent for source, _ in moved)]):
-            fsync_directory(folder)

@@ -281,10 +281,13 @@ class Wire:
         try:
             self.connection.settimeout(timeout)
             self.connection.sendall(encoded)
-        except TimeoutError:
-            raise TimedOut(f"the peer took nothing within {timeout:.3g} s") from None
         except (OSError, ValueError) as error:
-            raise self._lost(f"connection lost: {error}") from error
+            raise self._not_sent(error, timeout) from error
+
+    def _not_sent(self, error: OSError | ValueError, timeout: float) -> AssociationEnded:
+        if isinstance(error, TimeoutError):
+            return TimedOut(f"the peer took nothing within {timeout:.3g} s")
+        return self._lost(f"connection lost: {error}")
 
     def send_message(
         self,
@@ -357,36 +360,34 @@ class Wire:
     def _send_file(self, out: bytearray, context_id: int, data: BinaryIO, length: int) -> None:
         """Send a part of a file in fragments: large ones from the file to the connection, small ones many together."""
         size, start, end = self._fragment_size(), data.tell(), data.tell() + length
-        descriptor = data.fileno()
         while True:
             count = min(size, end - start)
             flags = 0 if start + count < end else 2
             out += _PDATA_HEADER.pack(P_DATA_TF, count + 6, count + 2, context_id, flags)
-            if count < _COPIED:
-                part = os.pread(descriptor, count, start)
-                if len(part) < count:
-                    raise OSError(f"the stored file ends {end - start - len(part)} bytes early")
-                out += part
+            had = self._send_part(out, data.fileno(), start, count)
+            if had < count:
+                raise OSError(f"the stored file ends {end - start - had} bytes early")
             start += count
-            if start == end or count >= _COPIED or len(out) >= _SEND_BUFFER:
+            if len(out) >= _SEND_BUFFER or (out and start == end):
                 self._send(out, self.network_timeout)
                 out.clear()
-            if count >= _COPIED:
-                self._send_part(descriptor, start - count, count)
             if start == end:
                 return
 
-    def _send_part(self, descriptor: int, start: int, count: int) -> None:
+    def _send_part(self, out: bytearray, descriptor: int, start: int, count: int) -> int:
+        """Send a fragment behind `out`, or add a small one to it; return how much of it there was."""
+        if count < _COPIED:
+            part = os.pread(descriptor, count, start)
+            out += part
+            return len(part)
+        self._send(out, self.network_timeout)
+        out.clear()
         try:
-            sent = self.connection.sendfile(descriptor, start, count)
-        except TimeoutError:
-            raise TimedOut(f"the peer took nothing within {self.network_timeout:.3g} s") from None
+            return self.connection.sendfile(descriptor, start, count)
         except OSError as error:
             if error.errno in _OF_THE_FILE:
                 raise
-            raise self._lost(f"connection lost: {error}") from error
-        if sent < count:
-            raise OSError(f"the stored file ends {count - sent} bytes early")
+            raise self._not_sent(error, self.network_timeout) from error
 
     # ---- ending
 

@@ -106,7 +106,7 @@ def _is_empty(known: settings.Settings) -> bool:
         return False
     store = Store(known.storage, 0, known.config.archive_id, known.config.second_storage)
     try:
-        store.open(store.read_marker())
+        store.open()
         return all(folder.holds_no_instance() for folder in store.folders)
     except (StorageError, OSError):
         return False

@@ -156,7 +156,7 @@ def _reindex(_job: Job, config: Config, tracker: Tracker) -> None:
 
 def _verify(job: Job, config: Config, tracker: Tracker) -> None:
     archive = service.archive_of(config)
-    archive.store.open(archive.store.read_marker())
+    archive.store.open()
     if job.checkpoint and not archive.store.path(PurePosixPath(job.checkpoint)).exists():
         job.begin_anew()
         job.began, job.checkpoint = now(), ""

@@ -105,7 +105,7 @@ class _EndsWhenIdle:
         self._asked = time.monotonic()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        self._asked = time.monotonic()
+        self._note()
         return _GoingOn(self._app(environ, start_response), self._note)
 
     def _note(self) -> None:

@@ -10,7 +10,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,6 +26,7 @@ from angiovault.archive.exchange.imported_before import ImportedBefore
 from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
+from angiovault.archive.incoming import now
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import NoRoom, StorageError, Store
 
@@ -324,13 +324,14 @@ def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str, line: _Line
     if not meta.digest:
         return "", ""
     calling = meta.calling[:_LONGEST_AE_TITLE]
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if not _TIME.fullmatch(meta.received) or meta.received > now or archive.behind:
+    if not _TIME.fullmatch(meta.received) or meta.received > now() or archive.behind:
         return calling, ""
-    if line.has(sop_instance_uid):
+    is_on_its_way = line.has(sop_instance_uid)
+    if is_on_its_way:
         line.keep()
     try:
-        archive.settler.wait()
+        if is_on_its_way:
+            archive.settler.wait()
         known = versions(archive.index, sop_instance_uid)
     except (IndexUnavailable, StorageError):
         return calling, ""

@@ -41,8 +41,7 @@ def _listed(context: Context) -> dict[str, Any]:
     try:
         config = context.place.config()
         archive = context.archive(config)
-        archive.store.open(archive.store.read_marker())
-        archive.index.inspect(archive.store.archive_id)
+        archive.inspect()
         found["refusals"] = [_refusal(item) for item in refusals.listed(archive.index)[:_MOST_REFUSALS]]
         known = contacts.listed(archive.index)
         found["contacts"] = {device.name: _contacts(device, known) for device in devices}

@@ -184,9 +184,10 @@ def _refusals() -> Iterator[None]:
 
 def _archive(context: Context, with_index: bool = True) -> Archive:
     archive = context.archive(context.place.config())
-    archive.store.open(archive.store.read_marker())
     if with_index:
-        archive.index.inspect(archive.store.archive_id)
+        archive.inspect()
+    else:
+        archive.store.open()
     return archive
 
 

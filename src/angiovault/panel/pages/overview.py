@@ -61,8 +61,7 @@ def _associations(context: Context, config: Config) -> list[dict[str, Any]]:
     """Return the last associations, none while the index cannot be asked; that is said elsewhere on the page."""
     archive = context.archive(config)
     try:
-        archive.store.open(archive.store.read_marker())
-        archive.index.inspect(archive.store.archive_id)
+        archive.inspect()
         return contacts.last_associations(archive.index, _MOST_ASSOCIATIONS)
     except (IndexUnavailable, StorageError):
         return []
