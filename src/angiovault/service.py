@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import threading
@@ -154,6 +155,7 @@ def serve(config: Config, config_file: Path | None, load: Callable[[], Config]) 
         service.settle()
         live = LiveSettings(config, load, service.use)
         health = service.health(live)
+        gc.freeze()  # what is there now stays: looking through all of it now and then would stop every association
         print(f"ready: {config.ae_title}@{config.bind}:{port}", flush=True)
         print(_how_to(config, port), flush=True)
         while not asked.stop:

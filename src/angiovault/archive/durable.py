@@ -8,6 +8,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -25,15 +26,27 @@ class NotMounted(StorageError):
     """The storage root is not there, or is not the archive's."""
 
 
-@contextlib.contextmanager
-def as_storage_error(doing: str) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError` that says what could not be done."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise NoRoom(f"{doing}: no room left on the storage volume") from error
-        raise StorageError(f"{doing}: {error.strerror or error}") from error
+class as_storage_error:  # noqa: N801 (it reads as a verb where it is used)
+    """Turn an `OSError` into a `StorageError` that says what could not be done.
+
+    A class, as a generator would cost several microseconds a dozen times for every instance.
+    """
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            if error.errno in NO_ROOM:
+                raise NoRoom(f"{self._doing}: no room left on the storage volume") from error
+            raise StorageError(f"{self._doing}: {error.strerror or error}") from error
 
 
 def fsync_directory(path: Path) -> None:

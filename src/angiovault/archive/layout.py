@@ -27,6 +27,17 @@ _PATIENT_NAME: Final = 0x00100010
 _PATIENT_ID: Final = 0x00100020
 _SERIES_NUMBER: Final = 0x00200011
 _INSTANCE_NUMBER: Final = 0x00200013
+_OF_A_FOLDER: Final = (
+    _SPECIFIC_CHARACTER_SET,
+    _STUDY_DATE,
+    _MODALITY,
+    _SERIES_DESCRIPTION,
+    _PATIENT_NAME,
+    _PATIENT_ID,
+    0x0020000D,
+    0x0020000E,
+    _SERIES_NUMBER,
+)
 
 
 @lru_cache(1024)
@@ -53,6 +64,19 @@ def place(header: Header, digest: str) -> PurePosixPath:
 
     For example ``2026/2026-11/2026-11-22_WANG^LI_123_1f3a5b7c/001_XA_LCA_9e8d7c6b/0001_1.2.3_0123456789abcdef.dcm``.
     """
+    instance = (
+        _number(header, _INSTANCE_NUMBER, 4),
+        header.sop_instance_uid,  # digits and dots only, as the header reader guarantees
+        content_key(header.transfer_syntax, digest),
+    )
+    return _folder(tuple(map(header.elements.get, _OF_A_FOLDER))) / (_join(instance) + ".dcm")
+
+
+@lru_cache(256)
+def _folder(values: tuple[bytes | None, ...]) -> PurePosixPath:
+    """Return the folder of a series, which many instances share, for the values of `_OF_A_FOLDER`."""
+    found = {tag: value for tag, value in zip(_OF_A_FOLDER, values, strict=True) if value is not None}
+    header = Header("", found, complete=True, problem="")
     date = re.sub(r"\D", "", header.text(_STUDY_DATE))[:8]
     if re.fullmatch(r"[12]\d{3}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", date):
         year, month, day = date[:4], f"{date[:4]}-{date[4:6]}", f"{date[:4]}-{date[4:6]}-{date[6:]}"
@@ -70,12 +94,7 @@ def place(header: Header, digest: str) -> PurePosixPath:
         clean(_decoded(header, _SERIES_DESCRIPTION), 60),
         _short_hash(header.series_instance_uid),
     )
-    instance = (
-        _number(header, _INSTANCE_NUMBER, 4),
-        header.sop_instance_uid,  # digits and dots only, as the header reader guarantees
-        content_key(header.transfer_syntax, digest),
-    )
-    return PurePosixPath(year, month, _join(study), _join(series), _join(instance) + ".dcm")
+    return PurePosixPath(year, month, _join(study), _join(series))
 
 
 def _decoded(header: Header, tag: int) -> str:

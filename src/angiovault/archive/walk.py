@@ -23,6 +23,8 @@ IDENTIFYING: Final = (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _S
 LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
+_USUAL_VRS: Final = {tag: vr.encode() for tag, (_, vr) in WANTED.items()}
+_NO_VRS: Final = dict.fromkeys(WANTED, b"")
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED: Final = 0xFFFFFFFF
 _LITTLE_TAG_LENGTH, _BIG_TAG_LENGTH = struct.Struct("<HHL"), struct.Struct(">HHL")
@@ -92,30 +94,41 @@ class Walk:
 
         That is most of all elements. The others, and what cannot be read, are left to the walk by single steps.
         """
-        position, vr = begin, b""
+        position, vr, implicit, start = begin, b"", self._implicit, self._start.unpack_from
+        elements, usual = self.elements, _NO_VRS if implicit else _USUAL_VRS
+        room = self._quick_room()
         while end - position >= 12:
-            if self._implicit:
-                group, number, length = self._start.unpack_from(view, position)
-                value = position + 8
+            value = position + 8
+            if implicit:
+                group, number, length = start(view, position)
             else:
-                group, number, vr, length = self._start.unpack_from(view, position)
-                value = position + 8
-                if vr in LONG_VRS:
+                group, number, vr, length = start(view, position)
+                if vr not in SHORT_VRS:
+                    if vr not in LONG_VRS:
+                        break
                     (length,) = self._long_length.unpack_from(view, position)
                     value = position + 12
-                elif vr not in SHORT_VRS:
-                    break
             if group == 0xFFFE or length > end - value:  # or of undefined length
                 break
             position = value + length
             self._tag = tag = group << 16 | number
-            if tag in WANTED:
+            if tag not in WANTED:
+                continue
+            if vr == usual[tag] and length <= room and tag not in elements and tag not in self.passed_over:
+                room -= length  # what `_begin` would say, without asking it
+            else:
                 self._begin(tag, vr, length)
-                if self._capture is not None:
-                    self.elements[tag] = bytes(view[value:position])
-                    self._captured += length
-                    self._capture = None
+                if self._capture is None:
+                    continue
+                self._capture = None
+                room = self._quick_room(length)
+            elements[tag] = bytes(view[value:position])
+            self._captured += length
         return position - begin
+
+    def _quick_room(self, more: int = 0) -> int:
+        """Return how many bytes are certain to be captured yet, whatever they are, when `more` will have been."""
+        return min(LONGEST_SEQUENCE, MOST_CAPTURED - self._captured - more)
 
     @property
     def skippable(self) -> int:
