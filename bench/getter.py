@@ -1,15 +1,14 @@
-"""A C-GET SCU that forgets what it gets: it reads as fast as it can and answers each C-STORE with success.
+"""A C-GET SCU that forgets what it gets, without even copying it, and answers each C-STORE with success.
 
 `python -m bench.getter HOST PORT AE_TITLE SOP_CLASS STUDY_UID` prints how many instances came, and the bytes of their
 data sets.
 """
 
-import io
 import socket
 import struct
 import sys
 
-from bench.sink import elements, items, success
+from bench.sink import elements, fragments, items, success
 
 _PDU = struct.Struct(">BxL")
 _PDV = struct.Struct(">LBB")
@@ -57,46 +56,43 @@ def get_rq(study_uid: bytes) -> bytes:
 
 def get(host: str, port: int, called: bytes, sop_class: bytes, study_uid: bytes) -> tuple[int, int]:
     """Get a study; return how many instances came, and the bytes of their data sets."""
-    with socket.create_connection((host, port)) as connection, connection.makefile("rb", buffering=1 << 19) as reader:
-        assert isinstance(reader, io.BufferedReader)
+    with socket.create_connection((host, port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(associate_rq(called, sop_class))
-        kind, length = _PDU.unpack(reader.read(6))
-        answer = reader.read(length)
+        kind, length = _head(connection)
+        answer = connection.recv(length, socket.MSG_WAITALL)
         results = [value[2] for item, value in items(answer[68:]) if item == 0x21]
         if kind != 2 or results != [0, 0]:
             raise SystemExit(f"no association: PDU type {kind}, results {results}")
         connection.sendall(get_rq(study_uid))
         count = size = 0
         command = b""
-        buffer = memoryview(bytearray(_MAX_PDU + 4096))
         while True:
-            kind, length = _PDU.unpack(reader.read(6))
+            kind, length = _head(connection)
             if kind != 4:
                 raise SystemExit(f"PDU of type {kind} during the C-GET")
-            body = buffer[:length]
-            reader.readinto(body)
-            at = 0
-            while at < length:
-                part, context, flags = _PDV.unpack_from(body, at)
-                if flags & 1:
-                    command += body[at + 6 : at + 4 + part]
-                    if flags & 2 and not command.startswith(b"\0\0\0\0"):
-                        raise SystemExit("a command set without its length")
-                    if flags & 2 and (status := _status_of_get(command)) is not None:
-                        if status != _PENDING:
-                            connection.sendall(_PDU.pack(5, 4) + bytes(4))
-                            if status:
-                                raise SystemExit(f"status {status:04X}")
-                            return count, size
-                        command = b""
-                else:
-                    size += part - 2
-                    if flags & 2:
-                        connection.sendall(success(command, context))
-                        command = b""
-                        count += 1
-                at += 4 + part
+            for part, context, flags, bytes_of_data in fragments(connection, length):
+                command += part
+                size += bytes_of_data
+                if not flags & 2:
+                    continue
+                if not flags & 1:
+                    connection.sendall(success(command, context))
+                    command = b""
+                    count += 1
+                elif (status := _status_of_get(command)) is not None:
+                    command = b""
+                    if status != _PENDING:
+                        connection.sendall(_PDU.pack(5, 4) + bytes(4))
+                        if status:
+                            raise SystemExit(f"status {status:04X}")
+                        return count, size
+
+
+def _head(connection: socket.socket) -> tuple[int, int]:
+    """Return type and length of the next PDU."""
+    kind, length = _PDU.unpack(connection.recv(_PDU.size, socket.MSG_WAITALL))
+    return int(kind), int(length)
 
 
 def _status_of_get(command: bytes) -> int | None:

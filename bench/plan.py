@@ -11,7 +11,7 @@ def plan(quick: bool, idle_seconds: float = 60) -> tuple[Row, ...]:
     """List the rows; `quick` is the same with less data."""
     xa, ct, mr = (4, 40, 100) if quick else (12, 152, 400)
     amounts = ((data.XA, xa), (data.CT, ct), (data.MR, mr))
-    to_fetch = ((data.XA, xa), (data.CT, 4 * ct), (data.MR, 4 * mr))
+    to_fetch = ((data.XA, 3 * xa), (data.CT, 4 * ct), (data.MR, 4 * mr))
     return (
         *(Receive(kind, 1, amount) for kind, amount in amounts),
         *(Receive(kind, PARALLEL, amount // (PARALLEL if quick else 2)) for kind, amount in amounts),

@@ -158,6 +158,7 @@ SQLITE, MARIADB = "AngioVault (SQLite)", "AngioVault (MariaDB)"
 def ours(mariadb: MariaDB | None, destination: Peer, indexes: Sequence[str]) -> list[Side]:
     """List the archive with each of the `indexes`, 'sqlite' or 'mariadb', for which there must be a server."""
     config = (
+        "[dicom]\nidle-timeout = 3600\n\n"  # by default an association would be ended in the row that idles for so long
         f"[device destination]\nae-title = {destination.ae_title}\n"
         f"host = {destination.host}\nport = {destination.port}\n"
     )

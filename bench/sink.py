@@ -13,6 +13,7 @@ import socket
 import socketserver
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _PDU = struct.Struct(">BxL")
@@ -22,6 +23,7 @@ _MAX_PDU = 131072
 _ASSOCIATE_RQ, _P_DATA, _RELEASE_RQ = 1, 4, 5
 _APPLICATION_CONTEXT, _PROPOSED_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
 _TRANSFER_SYNTAX, _MAXIMUM_LENGTH = 0x40, 0x51
+_NOWHERE = bytearray(_MAX_PDU)
 _CLASS_UID, _INSTANCE_UID = 0x0002, 0x1000  # in group 0000
 _MESSAGE_ID = 0x0110
 
@@ -43,17 +45,16 @@ class Association(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         while (head := self._read(6)) is not None:
             kind, length = _PDU.unpack(head)
+            if kind == _P_DATA:
+                self._take(length)
+                continue
             body = self._read(length)
-            if body is None:
-                return
-            if kind == _ASSOCIATE_RQ:
+            if kind == _ASSOCIATE_RQ and body is not None:
                 self.request.sendall(accept(bytes(body)))
-            elif kind == _P_DATA:
-                self._take(body)
-            else:
-                if kind == _RELEASE_RQ:
-                    self.request.sendall(_PDU.pack(6, 4) + bytes(4))
-                return
+                continue
+            if kind == _RELEASE_RQ:
+                self.request.sendall(_PDU.pack(6, 4) + bytes(4))
+            return
 
     def _read(self, count: int) -> memoryview | None:
         """Return `count` bytes, valid until the next call; None when the peer has closed the connection."""
@@ -68,8 +69,9 @@ class Association(socketserver.BaseRequestHandler):
             got += step
         return view
 
-    def _take(self, body: memoryview) -> None:
+    def _take(self, length: int) -> None:
         """Take the PDVs of one P-DATA-TF (PS3.8 9.3.5)."""
+        body = self._read(length) or self._view[:0]
         at = 0
         while at < len(body):
             length, context, flags = _PDV.unpack_from(body, at)
@@ -81,8 +83,11 @@ class Association(socketserver.BaseRequestHandler):
             self._keep(part)
             if flags & 2:
                 self._finish()
-                self.request.sendall(success(self._command, context))
-                self._command = b""
+                self._answer(context)
+
+    def _answer(self, context: int) -> None:
+        self.request.sendall(success(self._command, context))
+        self._command = b""
 
     def _keep(self, part: memoryview) -> None:
         """Write a part of a data set."""
@@ -111,11 +116,35 @@ class Discarding(Association):
     def finish(self) -> None:
         print(self._count, self._size, flush=True)
 
-    def _keep(self, part: memoryview) -> None:
-        self._size += len(part)
+    def _take(self, length: int) -> None:
+        for command, context, flags, size in fragments(self.request, length):
+            self._command += command
+            self._size += size
+            if not flags & 1 and flags & 2:
+                self._count += 1
+                self._answer(context)
 
-    def _finish(self) -> None:
-        self._count += 1
+
+def fragments(connection: socket.socket, left: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Take the PDVs of a P-DATA-TF of `left` bytes, of those of data sets the heads alone.
+
+    Yields the fragment of a command set, or nothing, Presentation Context ID, message control header, and how many
+    bytes of a data set there were. The system forgets these without copying them anywhere (tcp(7), MSG_TRUNC): what a
+    receiver does with them is not the sender's work.
+    """
+    while left > 0:
+        length, context, flags = _PDV.unpack(connection.recv(_PDV.size, socket.MSG_WAITALL))
+        left -= 4 + length
+        if flags & 1:
+            yield connection.recv(length - 2, socket.MSG_WAITALL), context, flags, 0
+            continue
+        rest = length - 2
+        while rest:
+            got = connection.recv_into(_NOWHERE, min(rest, len(_NOWHERE)), socket.MSG_WAITALL | socket.MSG_TRUNC)
+            if not got:
+                raise ConnectionError("closed within a data set")
+            rest -= got
+        yield b"", context, flags, length - 2
 
 
 class Sink(socketserver.ForkingTCPServer):

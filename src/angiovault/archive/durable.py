@@ -26,7 +26,7 @@ class NotMounted(StorageError):
     """The storage root is not there, or is not the archive's."""
 
 
-class as_storage_error:  # noqa: N801 (it reads as a verb where it is used)
+class as_storage_error:
     """Turn an `OSError` into a `StorageError` that says what could not be done.
 
     A class, as a generator would cost several microseconds a dozen times for every instance.
