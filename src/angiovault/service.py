@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from angiovault import logs
 from angiovault.archive import contacts, refusals
 from angiovault.archive.archive import Archive
 from angiovault.archive.conversion.converter import Converter
@@ -25,10 +26,12 @@ from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import commitment, messages, past, query, retrieve, storage, verification
 from angiovault.dimse.association import Association
+from angiovault.dimse.conversation import Handler
 from angiovault.dimse.listeners import CannotListen, Opening
 from angiovault.dimse.messages import Message
+from angiovault.dimse.receivers import Receivers, Receiving, useful_count
 from angiovault.dimse.scu import Limits
-from angiovault.dimse.server import Handler, Server, Terms
+from angiovault.dimse.server import Server, Terms
 from angiovault.health import Health
 from angiovault.live_settings import LiveSettings
 from angiovault.signals import Signals
@@ -146,11 +149,18 @@ def serve(config: Config, config_file: Path | None, load: Callable[[], Config]) 
     StartError, SchemaTooNew, WrongArchive
         When it cannot start.
     """
+    with Receivers(useful_count(), lambda: _Receiving(config)) as receivers:  # before there is any thread
+        _serve(config, config_file, load, receivers)
+
+
+def _serve(config: Config, config_file: Path | None, load: Callable[[], Config], receivers: Receivers) -> None:
     archive = archive_of(config)
+    archive.settle_others = receivers.settle
+    receivers.on_loss = archive.recover
     with Signals() as asked, contextlib.ExitStack() as stack:
         held = _Held(archive, stack)
         held.try_to_hold(starting=True)
-        service = Service(config, archive, DeviceBook(config_file))
+        service = Service(config, archive, DeviceBook(config_file), receivers)
         port = service.start()
         service.settle()
         live = LiveSettings(config, load, service.use)
@@ -175,6 +185,38 @@ def serve(config: Config, config_file: Path | None, load: Callable[[], Config]) 
         if health is not None:
             health.close()
     log.info("stopped")
+
+
+def _storing(archive: Archive) -> Handler:
+    """Return the service that takes instances in; what came is settled before the peer's release is answered."""
+
+    def on_store(association: Association, message: Message) -> None:
+        association.wire.before_release = lambda: archive.rest(_REST_SECONDS)
+        storage.answer(association, message, archive)
+
+    return on_store
+
+
+class _Receiving(Receiving):
+    """The archive as a process has it that receives beside the one that listens."""
+
+    def __init__(self, config: Config) -> None:
+        self._archive = archive_of(config)
+        self._lock = threading.Lock()
+
+    def use(self, config: Config) -> dict[int, Handler]:
+        logs.set_level(config.log_level)
+        with self._lock:
+            if not self._archive.is_open:
+                self._archive.open(create=False)
+            self._archive.store.min_free = config.min_free_space << 20
+        return {messages.C_ECHO_RQ: verification.answer, messages.C_STORE_RQ: _storing(self._archive)}
+
+    def settle(self) -> None:
+        self._archive.settler.wait()
+
+    def close(self) -> None:
+        self._archive.close()
 
 
 class _Held:
@@ -228,13 +270,16 @@ def _how_to(config: Config, port: int) -> str:
 class Service:
     """The parts of a running archive."""
 
-    def __init__(self, config: Config, archive: Archive, devices: DeviceBook) -> None:
+    def __init__(
+        self, config: Config, archive: Archive, devices: DeviceBook, receivers: Receivers | None = None
+    ) -> None:
         self._config = config
         self._archive = archive
         self._devices = devices
         self._converter = Converter(archive.store.private / "incoming")
         self._refusals, self._contacts = refusals.Book(archive), contacts.Book(archive)
-        self._server = Server(devices, self._refusals.note, self._on_end)
+        self._receivers = receivers
+        self._server = Server(devices, self._refusals.note, self._on_end, receivers)
         self._commitment = commitment.Worker(archive, devices, config, self._server.associations)
         self._scrubber = Scrubber(archive, config.verify_every_days, config.verify_rate)
         self._rebuilding: threading.Thread | None = None
@@ -249,10 +294,6 @@ class Service:
         limits = Limits(ae_title, config.max_pdu, config.network_timeout)
         services = retrieve.Services(archive, self._devices, self._converter, limits)
 
-        def on_store(association: Association, message: Message) -> None:
-            association.wire.before_release = lambda: archive.rest(_REST_SECONDS)
-            storage.answer(association, message, archive)
-
         def on_find(association: Association, message: Message) -> None:
             query.answer(association, message, archive, ae_title)
 
@@ -261,7 +302,7 @@ class Service:
 
         return {
             messages.C_ECHO_RQ: verification.answer,
-            messages.C_STORE_RQ: on_store,
+            messages.C_STORE_RQ: _storing(archive),
             messages.C_FIND_RQ: on_find,
             messages.C_GET_RQ: lambda association, message: retrieve.answer_get(association, message, services),
             messages.C_MOVE_RQ: lambda association, message: retrieve.answer_move(association, message, services),
@@ -391,5 +432,7 @@ class Service:
             self._rebuilding.join(max(0.1, deadline - time.monotonic()))
         self._refusals.flush()
         self._contacts.flush()
+        if self._receivers is not None:
+            self._receivers.close()
         self._converter.close()
         self._archive.close()

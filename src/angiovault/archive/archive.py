@@ -77,6 +77,8 @@ class Archive:
         self.index = Index(index_url)
         self.journals = Journals(self.store.private)
         self.exclusion = Exclusion(self.store.private / "exclusion", self.store.forget_folders)
+        self.settle_others: Callable[[], None] = lambda: None
+        """Makes findable what other processes of the same service acknowledged; may raise StorageError."""
         self._closed = "the archive has not been opened"  # why nothing can be had from it; '' when it is open
         self._catching_up = threading.Lock()
         self._recalls = 0
@@ -111,7 +113,11 @@ class Archive:
             self._closed = str(error)
             raise
         self._closed = ""
-        self.settler.recover(self.store.incoming.waiting("all" if alone else "dead"))
+        self.recover("all" if alone else "dead")
+
+    def recover(self, whose: str = "dead") -> None:
+        """Let be settled what other processes acknowledged and did not settle, see `IncomingFolder.waiting`."""
+        self.settler.recover(self.store.incoming.waiting(whose))
 
     def inspect(self) -> None:
         """Look into storage and index as they are, of an archive that need not be open; changes nothing.
@@ -204,6 +210,7 @@ class Archive:
             When the storage is away, or what was acknowledged cannot be settled.
         """
         self.check()
+        self.settle_others()
         self.settler.wait()
         self.open_index(in_doubt=True).require_complete()
         if self.behind and (left := self.catch_up()):

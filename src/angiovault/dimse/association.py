@@ -59,7 +59,8 @@ class Association:
         self.tally: Counter[str] = Counter()
         self.requests: dict[int, tuple[float, int | None]] = {}
         """Command Field -> when the last such request of the peer came (time.time()), and the status of the answer."""
-        self.idle_since = time.monotonic()
+        self.pace: memoryview[float] = memoryview(bytearray(8)).cast("d")
+        """Since when it has been idle (time.monotonic()), 0 while it is busy; may be memory that processes share."""
         self.busy = False
         self._lock = threading.Lock()
         self._message_id = 0
@@ -70,6 +71,21 @@ class Association:
     def __str__(self) -> str:
         name = f" ({self.device.name})" if self.device else ""
         return f"{self.called if self.requested_by_us else self.calling}@{self.peer}{name}"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is being answered."""
+        return self.pace[0] == 0
+
+    @busy.setter
+    def busy(self, busy: bool) -> None:
+        self.pace[0] = 0 if busy else time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds nothing has been asked, 0 while it is busy."""
+        since = self.pace[0]
+        return time.monotonic() - since if since else 0.0
 
     def context_of(self, message: Message) -> Context:
         """Return the presentation context of a message.
@@ -99,7 +115,7 @@ class Association:
 
     def receive(self, timeout: float) -> Message:
         """Wait for the next message; in between the association counts as idle."""
-        self.idle_since = time.monotonic()
+        self.busy = False
         message = read_message(self.wire, timeout)
         self.busy = True
         self._cancelled.discard(message.command.get(messages.MESSAGE_ID, -1))

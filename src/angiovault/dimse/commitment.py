@@ -119,9 +119,7 @@ def read_request(encoded: bytes, implicit: bool) -> tuple[str, list[Item]]:
     return transaction_uid, items
 
 
-def encode_report(
-    transaction_uid: str, result: tuple[Judgement, ...], retrieve_ae_title: str, implicit: bool
-) -> bytes:
+def encode_report(transaction_uid: str, result: tuple[Judgement, ...], retrieve_ae_title: str, implicit: bool) -> bytes:
     """Encode the data set of an N-EVENT-REPORT request (PS3.4 table J.3-2)."""
     safe: list[Tree] = []
     failed: list[Tree] = []
@@ -307,7 +305,7 @@ class Worker:
             association = self._open_association(request)
             if association is None:
                 return False
-            if not association.busy and time.monotonic() - association.idle_since > _QUIET:
+            if association.silence > _QUIET:
                 return self._report_on(association, request, result)
             if self._stopping.wait(_LOOK_AGAIN):
                 return False

@@ -18,27 +18,20 @@ from typing import Final
 
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
-from angiovault.dimse import endings, file_limit, messages, negotiation, sop_classes
+from angiovault.dimse import endings, file_limit, negotiation
 from angiovault.dimse.acceptance import Verdict, judge
 from angiovault.dimse.association import Association
-from angiovault.dimse.endings import (
-    AssociationEnded,
-    ConnectionLost,
-    Interrupted,
-    ProtocolError,
-    Released,
-    TimedOut,
-)
+from angiovault.dimse.conversation import FAILURE, STOPPED, Ending, Handler, converse
+from angiovault.dimse.endings import AssociationEnded, ConnectionLost, ProtocolError, TimedOut
 from angiovault.dimse.listeners import Listeners, Opening
-from angiovault.dimse.messages import Message
 from angiovault.dimse.negotiation import Proposal
+from angiovault.dimse.receivers import Receivers
 from angiovault.dimse.tls import TlsConnection
 from angiovault.dimse.wire import A_ASSOCIATE_RQ, Wire
 from angiovault.reasons import Reason
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Association, Message], None]
 Refused = Callable[[str, str, str, Reason], None]
 """Called with address, calling AE title, called AE title and reason of a refusal."""
 Ended = Callable[[Association, str], None]
@@ -47,7 +40,6 @@ Ended = Callable[[Association, str], None]
 _MAY_BE_EVICTED_AFTER: Final = 30.0
 _UNEXPECTED_PDU: Final = 2
 _LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
-_STOPPED: Final = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +76,7 @@ class _Connection:
 
     def silence(self) -> float:
         """Return for how many seconds the association has been idle, 0 when it is not."""
-        if self.association is None or self.association.busy:
-            return 0.0
-        return time.monotonic() - self.association.idle_since
+        return 0.0 if self.association is None else self.association.silence
 
     def cut(self, why: str) -> None:
         """End it from another thread; the one that serves it wakes up and closes."""
@@ -112,15 +102,20 @@ class Server:
         Is told who was refused and why.
     on_end : Ended
         Is told of each association that has ended.
+    receivers : Receivers, optional
+        Other processes that serve associations which only store.
     """
 
-    def __init__(self, devices: DeviceBook, on_refusal: Refused, on_end: Ended) -> None:
+    def __init__(
+        self, devices: DeviceBook, on_refusal: Refused, on_end: Ended, receivers: Receivers | None = None
+    ) -> None:
         self._devices = devices
         self._on_refusal = on_refusal
         self._on_end = on_end
         self._lock = threading.Lock()
         self._listeners = Listeners(self._take, lambda: self._make_room_for_newcomers(0))
         self._connections: dict[_Connection, threading.Thread] = {}
+        self._receivers = receivers
         self._terms: Terms | None = None
         self._most = self._most_newcomers = 0
         self._stopped = threading.Event()
@@ -184,11 +179,13 @@ class Server:
         """
         self._stopped.set()
         self._listeners.close()
+        if self._receivers is not None:
+            self._receivers.stop()
         with self._lock:
             open_now = dict(self._connections)
         for connection in open_now:
             if connection.association is None or not connection.association.busy:
-                connection.cut(_STOPPED)
+                connection.cut(STOPPED)
         deadline = time.monotonic() + timeout
         for thread in open_now.values():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -314,75 +311,26 @@ class Server:
 
     # ---- one association
 
+    def _have_served(self, connection: _Connection, association: Association) -> Ending | None:
+        if self._receivers is None:
+            return None
+        return self._receivers.serve(association, connection.config, len(self.associations()))
+
     def _converse(self, connection: _Connection, association: Association) -> None:
-        began = time.monotonic()
-        ending, how = _STOPPED, endings.INTERRUPTED
+        """Serve an association, or have it served by another process, and note how it ended."""
+        began, ending = time.monotonic(), FAILURE
         try:
-            while not self._stopped.is_set():
-                message = association.receive(connection.config.idle_timeout)
-                try:
-                    self._dispatch(connection.handlers, association, message)
-                finally:
-                    association.busy = False
-            association.wire.abort()
-        except (Released, Interrupted) as end:
-            ending, how = str(end), end.word
-        except TimedOut as end:
-            ending, how = f"ended: {end}", end.word
-            association.wire.abort()
-        except ProtocolError as end:
-            ending, how = f"aborted: {end}", end.word
-            association.wire.abort(end.reason)
-        except AssociationEnded as end:
-            ending, how = str(end), end.word
-        except Exception:
-            ending, how = "aborted by an internal error", endings.FAILED
-            association.wire.abort()
-            raise
+            ending = self._have_served(connection, association) or converse(
+                association, connection.handlers, connection.config, self._stopped.is_set
+            )
         finally:
-            association.wire.before_release()  # also when there was none
             tally = ", ".join(f"{count} {what}" for what, count in association.tally.items()) or "nothing asked"
-            level = logging.INFO if ending in ("released", _STOPPED) else logging.WARNING
             log.log(
-                level,
+                logging.INFO if ending.in_order else logging.WARNING,
                 "association of %s with %s: %s; %s after %.1f s",
-                association, association.called, tally, ending, time.monotonic() - began,
+                association, association.called, tally, ending.text, time.monotonic() - began,
             )  # fmt: skip
-            self._on_end(association, how)
-
-    @staticmethod
-    def _dispatch(handlers: Mapping[int, Handler], association: Association, message: Message) -> None:
-        association.context_of(message)
-        field = message.command.field
-        if field == messages.C_CANCEL_RQ or field & messages.RESPONSE:
-            message.drain()  # too late, or the answer to a notification of ours
-            if field & messages.RESPONSE:
-                association.take_response(message.command)
-            return
-        handler = handlers.get(field)
-        if handler is None or not _fits(field, association.context_of(message).abstract_syntax):
-            message.drain()
-            log.warning("%s asked for operation %04X in a context that has none such", association, field)
-            association.respond(message, messages.UNRECOGNISED_OPERATION)
-            return
-        association.requests[field] = (time.time(), None)
-        handler(association, message)
-        message.drain()
-
-
-_CLASSES: Final[Mapping[int, Callable[[str], bool]]] = {
-    messages.C_ECHO_RQ: lambda uid: uid == sop_classes.VERIFICATION,
-    messages.C_STORE_RQ: sop_classes.is_storage,
-    messages.C_FIND_RQ: sop_classes.FIND.__contains__,
-    messages.C_MOVE_RQ: sop_classes.MOVE.__contains__,
-    messages.C_GET_RQ: sop_classes.GET.__contains__,
-    messages.N_ACTION_RQ: lambda uid: uid == sop_classes.STORAGE_COMMITMENT_PUSH,
-}
-
-
-def _fits(field: int, abstract_syntax: str) -> bool:
-    """Return whether a request belongs into a presentation context of this class."""
-    return field in _CLASSES and _CLASSES[field](abstract_syntax)
+            self._on_end(association, ending.word)
 
 
 def _plain_address(text: str) -> str:

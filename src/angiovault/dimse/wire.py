@@ -144,6 +144,16 @@ class Wire:
             self._expect("nothing came", timeout)
             self._fill()
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was read from the connection that has not been taken yet."""
+        return self._end > self._start
+
+    @property
+    def interruption(self) -> str:
+        """Why another thread ended it, '' when none did."""
+        return self._interruption
+
     def readable(self) -> bool:
         """Whether something has come from the peer; does not wait."""
         if self._end > self._start:
