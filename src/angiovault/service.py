@@ -24,7 +24,7 @@ from angiovault.archive.store import StorageError, Store, as_storage_error
 from angiovault.archive.trash import finish_interrupted
 from angiovault.config import Config
 from angiovault.devices import DeviceBook
-from angiovault.dimse import commitment, messages, past, query, retrieve, storage, verification
+from angiovault.dimse import commitment, file_limit, messages, past, query, retrieve, storage, verification
 from angiovault.dimse.association import Association
 from angiovault.dimse.conversation import Handler
 from angiovault.dimse.listeners import CannotListen, Opening
@@ -203,12 +203,19 @@ class _Receiving(Receiving):
     def __init__(self, config: Config) -> None:
         self._archive = archive_of(config)
         self._lock = threading.Lock()
+        self._most = 0
 
     def use(self, config: Config) -> dict[int, Handler]:
         logs.set_level(config.log_level)
         with self._lock:
             if not self._archive.is_open:
-                self._archive.open(create=False)
+                try:
+                    self._archive.open(create=False)
+                except IndexUnavailable as error:
+                    raise StorageError(str(error)) from error
+            if config.max_associations > self._most:
+                self._most = config.max_associations
+                file_limit.make_room_for(self._most)
             self._archive.store.min_free = config.min_free_space << 20
         return {messages.C_ECHO_RQ: verification.answer, messages.C_STORE_RQ: _storing(self._archive)}
 

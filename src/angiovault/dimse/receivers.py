@@ -187,7 +187,11 @@ class Receivers:
             place,
         )
         log.debug("%s is served by process %d", association, process.pid)
-        answer = process.ask(job, association.wire.connection.fileno())
+        try:
+            answer = process.ask(job, association.wire.connection.fileno())
+        except _Gone:
+            self._lose(process)
+            return None
         if answer is None:
             self._lose(process)
             association.wire.abort()
@@ -214,7 +218,10 @@ class Receivers:
             asked = [process for process in self._living if not process.is_settled]
             idle = {process for process in asked if not process.associations}
         for process in asked:
-            answer = process.ask(_SETTLE, seconds=_PATIENCE)
+            try:
+                answer = process.ask(_SETTLE, seconds=_PATIENCE)
+            except _Gone:
+                answer = None
             if answer is None:
                 self._lose(process)
             elif answer:
@@ -260,6 +267,10 @@ def _only_stores(association: Association) -> bool:
     )
 
 
+class _Gone(Exception):
+    """The process has ended, and has not got what was for it."""
+
+
 class _Process:
     """One of the processes, as the one that made it sees it."""
 
@@ -284,10 +295,12 @@ class _Process:
         theirs.close()
 
     def ask(self, what: object, *descriptors: int, seconds: float | None = None) -> bytes | None:
-        """Return the answer to a job; None when the process is gone.
+        """Return the answer to a job; None when the process has ended without one.
 
         Raises
         ------
+        _Gone
+            When it had ended before.
         StorageError
             When there is no answer in time.
         """
@@ -295,8 +308,8 @@ class _Process:
         try:
             try:
                 socket.send_fds(self.channel, [pickle.dumps(what)], [writing, *descriptors])
-            except OSError:
-                return None
+            except OSError as error:
+                raise _Gone from error
             finally:
                 os.close(writing)
             return _read_whole(reading, seconds)
@@ -366,8 +379,12 @@ class _Worker:
                 self._stopped.set()
                 continue
             answer = descriptors[0]
-            work = self._settle if what == _SETTLE else partial(self._serve, what, descriptors[-1])
-            threading.Thread(target=self._answer, args=(answer, work), daemon=True).start()
+            work = self._settle if what == _SETTLE else partial(self._serve, what, descriptors[1])
+            try:
+                threading.Thread(target=self._answer, args=(answer, work), daemon=True).start()
+            except RuntimeError as error:
+                log.error("cannot start a thread: %s", error)
+                self._answer(answer, work if what == _SETTLE else partial(self._leave, descriptors[1]))
         self._receiving.close()
 
     def _answer(self, descriptor: int, work: Callable[[], bytes]) -> None:
@@ -382,16 +399,13 @@ class _Worker:
         return b""
 
     def _serve(self, job: _Job, descriptor: int) -> bytes:
-        """Serve an association; the answer is a report, or None when it has not been touched."""
-        connection = socket.socket(fileno=descriptor)
+        """Serve an association to its end; the answer is a report."""
         try:
             handlers = self._receiving.use(job.config)
         except StorageError as error:
-            log.warning("an association is received by another process: %s", error)
-            connection.detach()
-            os.close(descriptor)
-            return pickle.dumps(None)
-        wire = Wire(connection, job.config.max_pdu, job.config.network_timeout)
+            log.debug("an association is left to the process that listens: %s", error)
+            return self._leave(descriptor)
+        wire = Wire(socket.socket(fileno=descriptor), job.config.max_pdu, job.config.network_timeout)
         wire.peer_max_pdu = job.peer_max_pdu
         association = Association(wire, job.peer, job.calling, job.called, job.contexts, job.device)
         association.pace = self._paces[job.place : job.place + 1]
@@ -403,3 +417,8 @@ class _Worker:
         finally:
             wire.close()
         return pickle.dumps(_Report(ending, association.tally, association.requests))
+
+    def _leave(self, descriptor: int) -> bytes:
+        """Leave an association untouched; the answer is None."""
+        os.close(descriptor)
+        return pickle.dumps(None)
