@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import mmap
 import os
@@ -121,6 +122,7 @@ class Receivers:
         self._living: list[_Process] = []
         self.on_loss: Callable[[], None] = lambda: None
         """Is called when a process was lost: what it had acknowledged is to be looked after."""
+        gc.freeze()  # a look through what is there would copy memory that the processes can share
         for _ in range(count):
             self._living.append(_Process(make, self._paces, self._living))
 
