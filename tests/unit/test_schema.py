@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pymysql
@@ -273,6 +274,55 @@ def test_a_first_migration_that_was_cut_off_is_finished(mariadb: MariaDB, tmp_pa
         ).fetchone()
     assert rows[0] == len(_indexes()) + len(_columns()) - 1  # and the primary keys that a column declares
     index.close()
+
+
+def _index_names(index: Index) -> set[str]:
+    with index.session() as database:
+        return {found.name for model in models.ALL for found in database.get_indexes(model._meta.table_name)}
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3, 4])
+def test_indexes_are_exchanged_although_it_was_cut_off(
+    index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """The third version: what it drops and makes is there once, whatever one that was cut off has done of it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+        first = index()
+        first.open("a" * 32, complete=True)
+        assert {"patient_name_name", "study_person_patient"} <= _index_names(first)
+        with first.session():
+            models.PatientName.insert(patient_id=7, name="zhang^san").execute()
+            models.StudyPerson.insert(study_id=8, patient_id=7).execute()
+        first.close()
+    execute, left = Index._execute, [done]
+
+    def cut_off(self: Index, database: Any, statement: str) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        execute(self, database, statement)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "_execute", cut_off)
+        second = index()
+        if done < len(schema.MIGRATIONS[2]):
+            with pytest.raises(KeyboardInterrupt):
+                second.open("a" * 32)
+            assert _version(second) == "2"
+        else:
+            second.open("a" * 32)
+        second.close()
+    third = index()
+    third.open("a" * 32)
+    assert _version(third) == str(len(schema.MIGRATIONS))
+    names = _index_names(third)
+    assert {"patient_name_person", "study_person_study"} <= names
+    assert not {"patient_name_name", "study_person_patient"} & names
+    with third.session():
+        assert list(models.PatientName.select(models.PatientName.name).tuples()) == [("zhang^san",)]
+        assert list(models.StudyPerson.select(models.StudyPerson.study_id).tuples()) == [(8,)]
+    third.close()
 
 
 @pytest.mark.mariadb

@@ -1,8 +1,7 @@
 """How files become rows of the index: in one transaction, in which nothing is looked up or counted twice.
 
-All is sent as fixed statements: peewee would spend most of the time on writing them anew. What is known of the instances
-is asked for all at once, and their rows are inserted many by one statement: with MariaDB each statement costs more than
-what it does.
+All is sent as fixed statements: peewee would spend most of the time on writing them anew. The instances are looked up
+all at once, and their rows inserted many by one statement: with MariaDB a statement costs more than what it does.
 """
 
 from __future__ import annotations
@@ -31,7 +30,11 @@ _MODALITY: Final = 0x00080060
 _SOP_CLASS: Final = 0x00080016
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _TIMEZONE: Final = 0x00080201
-_OF_A_PATIENT: Final = (_SPECIFIC_CHARACTER_SET, _PATIENT_NAME, _PATIENT_ID, _ISSUER_OF_PATIENT_ID, _BIRTH_DATE)
+_STUDY: Final = 0x0020000D
+_OF_A_PATIENT: Final = (
+    *(_SPECIFIC_CHARACTER_SET, _PATIENT_NAME, _PATIENT_ID, _ISSUER_OF_PATIENT_ID, _BIRTH_DATE),
+    _STUDY,  # somebody without ID and name is somebody else in every study
+)
 _KEY_LENGTH: Final = 185
 _MOST_LISTED: Final = 500
 TAGS: Final = {
@@ -215,8 +218,7 @@ class Adding:
     def _patient(self, header: Header) -> tuple[int, str]:
         """Return the number of a patient's row, and a digest that tells the same person from another."""
         key = tuple(map(header.elements.get, _OF_A_PATIENT))
-        identified = _PATIENT_ID in header.elements or _PATIENT_NAME in header.elements
-        found = self._patients.get(key) if identified else None
+        found = self._patients.get(key)
         if found is None:
             name_keys = names.name_keys(_raw(header, _PATIENT_NAME), _label(header))
             number = self._patient_row(header, name_keys)

@@ -165,12 +165,10 @@ def _patient_counts(database: Database, numbers: Sequence[int]) -> dict[int, tup
     if not numbers:
         return {}
     marks = ", ".join("?" * len(numbers))
-    statement = (
-        "SELECT study_person.patient_id, COUNT(study.id), SUM(study.series_count), SUM(study.instance_count) "
-        "FROM study_person INNER JOIN study ON study.id = study_person.study_id "
-        f"WHERE study_person.patient_id IN ({marks}) AND study.instance_count > 0 "  # noqa: S608 - marks alone
-        "GROUP BY study_person.patient_id"
-    )
+    counts = "COUNT(study.id), SUM(study.series_count), SUM(study.instance_count)"
+    joined = "study_person INNER JOIN study ON study.id = study_person.study_id"
+    which = f"study_person.patient_id IN ({marks}) AND study.instance_count > 0"
+    statement = f"SELECT study_person.patient_id, {counts} FROM {joined} WHERE {which} GROUP BY study_person.patient_id"  # noqa: S608
     return {row[0]: row[1:] for row in database.execute(statement, *numbers).fetchall()}
 
 
