@@ -11,10 +11,12 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.uid import SecondaryCaptureImageStorage as SC
 
 from angiovault.archive import elements, models
+from angiovault.archive.attributes import WANTED
 from angiovault.archive.elements import Element, dictionary_vr
 from angiovault.archive.finding import conditions, query
 from angiovault.archive.finding.matching import Key
-from angiovault.archive.finding.query import Match, Query, TooManyMatches, find
+from angiovault.archive.finding.query import Match, Query, TooManyMatches, find, supported
+from angiovault.archive.finding.rows import COMPUTED
 from angiovault.archive.index import Index
 from angiovault.archive.models import Study
 from angiovault.config import IndexURL
@@ -397,6 +399,25 @@ def test_counts_and_lists(index: Index) -> None:
 def test_only_what_was_asked_is_answered(index: Index) -> None:
     (match,) = matches(index, "STUDY", StudyInstanceUID="1.1", StudyID="")
     assert match.values == {tag_of("StudyInstanceUID"): ("UI", b"1.1"), tag_of("StudyID"): ("SH", b"S 1 ")}
+
+
+@pytest.mark.parametrize("level", query.LEVELS)
+def test_each_attribute_is_answered_alone_as_among_all(index: Index, level: str) -> None:
+    unique = tag_of(UNIQUE[level])
+    every = {tag: Key(dictionary_vr(tag)) for tag in (*WANTED, *COMPUTED) if supported(tag, level)}
+    constants = {tag_of("RetrieveAETitle"): ("AE", b"VAULT")}
+
+    def answers(keys: dict[int, Key]) -> dict[bytes, dict[int, tuple[str, bytes]]]:
+        some = [match for batch in find(index, Query(level, keys, constants=constants)) for match in batch]
+        return {match.values[unique][1]: match.values for match in some}
+
+    whole = answers(every)
+    assert len(whole) > 3
+    assert len(set().union(*whole.values())) > {"PATIENT": 8, "STUDY": 18, "SERIES": 30, "IMAGE": 40}[level]
+    for tag, key in every.items():
+        if tag != unique:
+            expected = {uid: {t: v for t, v in values.items() if t in (unique, tag)} for uid, values in whole.items()}
+            assert answers({unique: Key(dictionary_vr(unique)), tag: key}) == expected
 
 
 def test_of_a_sequence_the_asked_attributes_are_answered(index: Index) -> None:

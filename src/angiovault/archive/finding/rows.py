@@ -74,6 +74,7 @@ class Rows:
 
     def __init__(self, database: Database, level: str, numbers: Sequence[int], wanted: frozenset[int]) -> None:
         self._level = level
+        self._wanted = wanted
         self._levels: list[_Level] = []
         at: str | None = level
         while at:
@@ -109,7 +110,8 @@ class Rows:
         if self._level == "PATIENT" and number not in self._patient_counts:
             return None
         for tag, count in zip(_PATIENT_COUNTS, self._patient_counts.get(number, ()), strict=False):
-            computed[tag] = ("IS", str(int(count)).encode())
+            if tag in self._wanted:
+                computed[tag] = ("IS", str(int(count)).encode())
         values, label = parts[0] if len(parts) == 1 else _merged(parts[::-1])
         values.update(computed)
         return values, label or b""
