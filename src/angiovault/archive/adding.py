@@ -112,7 +112,6 @@ class _Study:
     patients_differ: int
     modalities: list[str]
     sop_classes: list[str]
-    new: bool = False
     patients: set[int] = field(default_factory=set)
     series: dict[str, _Series] = field(default_factory=dict)
     instances: int = 0
@@ -259,7 +258,7 @@ class Adding:
             lock = " FOR UPDATE" if self._database.engine == "mysql" else ""
             row = self._execute(_SELECT_STUDY + lock, uid).fetchone()
             if row is None:
-                study = _Study(self._new_study(entry, patient, person), person, 0, [], [], new=True)
+                study = _Study(self._new_study(entry, patient, person), person, 0, [], [])
             else:
                 study = _Study(row[0], row[1], row[2], _listed(row[3]), _listed(row[4]))
             self._studies[uid] = study
@@ -268,7 +267,7 @@ class Adding:
             study.patients_differ = 1
         if patient not in study.patients:
             pair = "SELECT id FROM study_person WHERE study_id = ? AND patient_id = ?"
-            if study.new or self._execute(pair, study.id, patient).fetchone() is None:
+            if self._execute(pair, study.id, patient).fetchone() is None:
                 self._execute(_INSERT_PERSON, study.id, patient)
             study.patients.add(patient)
         return study
@@ -294,7 +293,7 @@ class Adding:
         series = study.series.get(uid)
         if series is None:
             found = "SELECT id, instance_count FROM series WHERE uid = ? AND study_id = ?"
-            row = None if study.new else self._execute(found, uid, study.id).fetchone()
+            row = self._execute(found, uid, study.id).fetchone()
             series = _Series(row[0], row[1]) if row is not None else _Series(self._new_series(header, study.id), 0)
             study.series[uid] = series
         return series
