@@ -35,7 +35,7 @@ from harness.upper_layer import DATA, IMPLICIT, STUDY_ROOT_FIND, RawPeer, comman
 FEW = 10_000
 _QUERIES = 40
 _WARMING_UP = 5
-_RECEIVED = 400
+_RECEIVED = 1000
 
 
 @dataclass(frozen=True)

@@ -202,12 +202,16 @@ def _indexes(engine: str) -> list[tuple[str, str, str]]:
 
 
 def _all_indexes(engine: str) -> Iterator[tuple[str, str, str]]:
+    found: dict[str, tuple[str, str, str]] = {}
     for version in range(1, len(schema.MIGRATIONS) + 1):
         for statement in schema.statements(engine, version):
             words = statement.split()
             if words[0] == "CREATE" and "INDEX" in words[:3]:
                 at = words.index("INDEX")
-                yield words[at + 3], words[at + 1], statement
+                found[words[at + 1]] = words[at + 3], words[at + 1], statement
+            elif words[:2] == ["DROP", "INDEX"]:
+                del found[words[2]]
+    yield from found.values()
 
 
 def _say(text: str) -> None:

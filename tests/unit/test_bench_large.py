@@ -8,12 +8,21 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from angiovault.archive.index import Index
 from angiovault.indexurl import IndexURL
-from bench import large_data
+from bench import large_data, large_index
 
 
 def _tables(path: Path) -> dict[str, list[tuple[object, ...]]]:
     connection = sqlite3.connect(path)
     return {table: connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() for table in large_data.TABLES}
+
+
+def test_the_indexes_are_those_of_the_archive_s_tables(tmp_path: Path) -> None:
+    index = Index(IndexURL.parse("sqlite:///index", tmp_path))
+    index.open("0" * 32, complete=True)
+    index.close()
+    there = sqlite3.connect(tmp_path / "index").execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'")
+    of_tables = {(table, name) for table, name in there if table in large_data.TABLES}
+    assert {(table, name) for table, name, _ in large_index._indexes("sqlite")} == of_tables
 
 
 def test_the_rows_are_those_of_the_index_itself(tmp_path: Path) -> None:

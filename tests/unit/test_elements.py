@@ -98,6 +98,15 @@ def test_decode_reverses_encode() -> None:
     assert elements.decode(elements.encode(values)) == values
 
 
+def test_of_a_head_only_what_is_wanted_is_taken() -> None:
+    values = {0x00080005: ("CS", b"GB18030 "), PATIENT_NAME: ("PN", b"A^B "), REQUEST: ("SQ", b"")}
+    encoded = elements.encode(values)
+    assert elements.decode(encoded, {PATIENT_NAME, 0x00100020}) == {PATIENT_NAME: ("PN", b"A^B ")}
+    assert elements.decode(encoded, {REQUEST}) == {REQUEST: ("SQ", b"")}
+    with pytest.raises(EncodingError):  # what is not wanted has to be whole as well
+        elements.decode(elements.encode({PATIENT_NAME: ("PN", b"A^B ")})[:-1], {0x00080005})
+
+
 def test_short_values_are_padded_and_long_ones_cut_to_what_the_length_can_say() -> None:
     decoded = elements.decode(elements.encode({PATIENT_NAME: ("PN", b"x" * 70_000), 0x00080018: ("UI", b"1.2")}))
     assert decoded == {PATIENT_NAME: ("PN", b"x" * 0xFFFE), 0x00080018: ("UI", b"1.2\0")}

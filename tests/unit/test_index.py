@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ from harness.waiting import wait_until
 from unit.test_schema import later_syntax
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+IMAGE_TYPE = 0x00080008
 CHARACTER_SET, MODALITY, NAME, PATIENT_ID, ISSUER = 0x00080005, 0x00080060, 0x00100010, 0x00100020, 0x00100021
 
 
@@ -83,6 +85,68 @@ def test_counts_and_lists(index: Index) -> None:
     with index.session():
         assert sorted(Series.select(Series.uid, Series.instance_count).tuples()) == [("1.2.3.7", 1), ("1.2.3.8", 2)]
         assert Folder.select().count() == 1
+
+
+def _everything(index: Index) -> list[list[tuple[Any, ...]]]:
+    """Return all rows of all tables, without the numbers of names, which depend on nothing."""
+    with index.session():
+        tables = [list(model.select().order_by(model.id).tuples()) for model in (Patient, Study, StudyPerson, Series)]
+        rows = list(Instance.select().order_by(Instance.id).tuples())
+        names = sorted(PatientName.select(PatientName.patient_id, PatientName.name).tuples())
+        return [*tables, rows, list(Folder.select().order_by(Folder.id).tuples()), names]
+
+
+def test_together_is_the_same_as_one_by_one(index_url: str, tmp_path: Path) -> None:
+    """Patients with and without a name, studies, series, versions, duplicates of what has just come, many rows."""
+    source = random.Random(1)
+    entries = [entry(f"1.{number}", size=number) for number in range(1, 80)]
+    entries += [
+        entry(
+            f"1.{source.randrange(60)}",
+            content=source.choice("abc"),
+            size=source.randrange(1000),
+            study=b"1.2.%d" % source.randrange(3),
+            series=b"1.2.7.%d" % source.randrange(3),
+            modality=source.choice([b"XA", b"SR", b""]),
+            patient_id=source.choice([b"P1", b"P2", b""]),
+            name=source.choice(["Zhang^San=张^三".encode(), b"Other^Person", b""]),
+        )
+        for _ in range(150)
+    ]
+    long = ("O\\PRIMARY" * 9000).encode()  # two of them have to go to the server by two statements
+    entries += [entry(f"3.{number}", image_type=long) for number in range(4)]
+    together, single = (Index(IndexURL.parse(url, tmp_path)) for url in (index_url, "sqlite:///single"))
+    for one in (together, single):
+        one.open("a" * 32, complete=True)
+    outcomes = together.add_together(entries)
+    made = _everything(together)
+    assert outcomes == [single.add(one) for one in entries]
+    assert {STORED, DUPLICATE, CONFLICT} == set(outcomes)
+    assert _everything(single) == made
+    assert together.add_together(entries).count(DUPLICATE) == len(entries)
+    for one in (together, single):
+        one.close()
+
+
+def test_a_duplicate_of_what_has_just_come_notes_the_later_place(index: Index) -> None:
+    first = entry("1.1")
+    later = replace(first, place=PurePosixPath("2026/elsewhere/1.1.dcm"))
+    assert index.add_together([first, later]) == [STORED, DUPLICATE]
+    assert [one.path for one in versions(index, "1.1")] == [later.place]
+    assert _study(index)["instance_count"] == 1
+
+
+def test_many_of_one_series_take_few_statements(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.add(entry("1.0"))
+    execute, said = index.execute, []
+
+    def count(statement: str, *values: Any) -> Any:
+        said.append(statement)
+        return execute(statement, *values)
+
+    monkeypatch.setattr(index, "execute", count)
+    assert index.add_together([entry(f"1.{number}") for number in range(1, 65)]) == [STORED] * 64
+    assert len(said) < 15, said
 
 
 def test_versions_and_choosing(index: Index) -> None:
@@ -306,6 +370,33 @@ def test_two_processes_lose_nothing_of_a_study_s_lists(other_process: tuple[Inde
         assert added.result() == STORED
     study = _study(index)
     assert (study["modalities"], study["instance_count"]) == ("XA\\OT\\SR", 3)
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize(("content", "outcome"), [("a", DUPLICATE), ("b", CONFLICT)])
+def test_another_process_adds_the_same_between_looking_up_and_inserting(
+    mariadb: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, outcome: str
+) -> None:
+    url = IndexURL.parse(mariadb.database(), tmp_path)
+    index, other = Index(url), Index(url)
+    for one in (index, other):
+        one.open("a" * 32, complete=True)
+    add, others = Adding.add, []
+
+    def add_late(self: Adding, one: Entry) -> str:
+        if not others:  # all were looked up already
+            others.append("")
+            with ThreadPoolExecutor(1) as pool:
+                others[:] = pool.submit(other.add, entry("1.2", content=content)).result(), "", ""
+        return add(self, one)
+
+    monkeypatch.setattr(Adding, "add", add_late)
+    assert index.add_together([entry("1.1"), entry("1.2"), entry("1.3")]) == [STORED, outcome, STORED]
+    assert others[0] == STORED
+    assert _study(index)["instance_count"] == 3
+    assert [one.version for one in versions(index, "1.2")] == list(range(1, 2 + (outcome == CONFLICT)))
+    index.close()
+    other.close()
 
 
 @pytest.mark.mariadb

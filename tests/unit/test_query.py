@@ -11,10 +11,12 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.uid import SecondaryCaptureImageStorage as SC
 
 from angiovault.archive import elements, models
+from angiovault.archive.attributes import WANTED
 from angiovault.archive.elements import Element, dictionary_vr
-from angiovault.archive.finding import query
+from angiovault.archive.finding import conditions, query
 from angiovault.archive.finding.matching import Key
-from angiovault.archive.finding.query import Match, Query, TooManyMatches, find
+from angiovault.archive.finding.query import Match, Query, TooManyMatches, find, supported
+from angiovault.archive.finding.rows import COMPUTED
 from angiovault.archive.index import Index
 from angiovault.archive.models import Study
 from angiovault.config import IndexURL
@@ -399,6 +401,25 @@ def test_only_what_was_asked_is_answered(index: Index) -> None:
     assert match.values == {tag_of("StudyInstanceUID"): ("UI", b"1.1"), tag_of("StudyID"): ("SH", b"S 1 ")}
 
 
+@pytest.mark.parametrize("level", query.LEVELS)
+def test_each_attribute_is_answered_alone_as_among_all(index: Index, level: str) -> None:
+    unique = tag_of(UNIQUE[level])
+    every = {tag: Key(dictionary_vr(tag)) for tag in (*WANTED, *COMPUTED) if supported(tag, level)}
+    constants = {tag_of("RetrieveAETitle"): ("AE", b"VAULT")}
+
+    def answers(keys: dict[int, Key]) -> dict[bytes, dict[int, tuple[str, bytes]]]:
+        some = [match for batch in find(index, Query(level, keys, constants=constants)) for match in batch]
+        return {match.values[unique][1]: match.values for match in some}
+
+    whole = answers(every)
+    assert len(whole) > 3
+    assert len(set().union(*whole.values())) > {"PATIENT": 8, "STUDY": 18, "SERIES": 30, "IMAGE": 40}[level]
+    for tag, key in every.items():
+        if tag != unique:
+            expected = {uid: {t: v for t, v in values.items() if t in (unique, tag)} for uid, values in whole.items()}
+            assert answers({unique: Key(dictionary_vr(unique)), tag: key}) == expected
+
+
 def test_of_a_sequence_the_asked_attributes_are_answered(index: Index) -> None:
     def items(asked: object) -> tuple[elements.Tree, ...]:
         (match,) = matches(index, "STUDY", StudyInstanceUID="1.1", ProcedureCodeSequence=asked)
@@ -449,6 +470,25 @@ def test_levels_in_different_character_sets_are_answered_in_one(index_url: str) 
         (match,) = matches(index, "SERIES", SeriesInstanceUID="1.1.2", PatientName="", OperatorsName="m?ller*")
         assert match.label == b"ISO_IR 192"
         assert (text(match, "PatientName"), text(match, "OperatorsName")) == ("张^三", latin)
+
+
+def test_text_without_a_declared_set_and_text_with_one_are_answered_in_one(index_url: str) -> None:
+    with closing(new_index(index_url)) as index:
+        fill(
+            index,
+            [
+                instance("1.1", 1, 1, SpecificCharacterSet="", PatientName="张^三".encode("gb18030")),
+                instance("1.1", 2, 1, SpecificCharacterSet="ISO_IR 192", OperatorsName="王^五".encode()),
+            ],
+        )
+        (match,) = matches(index, "SERIES", SeriesInstanceUID="1.1.2", PatientName="", OperatorsName="")
+        assert match.label == b"ISO_IR 192"
+        assert (text(match, "PatientName"), text(match, "OperatorsName")) == ("张^三", "王^五")
+        # The label is that of what is asked, not of what is stored beside it.
+        (match,) = matches(index, "SERIES", SeriesInstanceUID="1.1.2", OperatorsName="")
+        assert (match.label, text(match, "OperatorsName")) == (b"ISO_IR 192", "王^五")
+        (match,) = matches(index, "SERIES", SeriesInstanceUID="1.1.2", Modality="")
+        assert match.label == b""
 
 
 # ---- faults, limits
@@ -583,6 +623,22 @@ def plan(index: Index, sql: str, params: Sequence[object]) -> tuple[list[str], i
         steps = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
     scans = [str(step) for step in steps if step["type"] in ("ALL", "index") and not str(step["table"]).startswith("<")]
     return scans, max(int(step["rows"] or 0) for step in steps)
+
+
+@pytest.mark.parametrize("name", ["NAME000100^First", "NAME00010*"])
+def test_from_a_name_to_its_studies_no_row_is_read_beside_the_indexes(large: Index, name: str) -> None:
+    large.database.bind(models.ALL)
+    sql, params = conditions.select("STUDY", keys_of(PatientName=name), {}).sql()
+    with large.session() as database:
+        if large.engine == "sqlite":
+            steps = " ".join(row[3] for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}", params))
+            assert "COVERING INDEX patient_name_person" in steps
+            assert "COVERING INDEX study_person_study" in steps
+            assert "patient " not in sql
+        else:
+            rows = database.execute_sql(f"EXPLAIN {sql}", params).fetchall()
+            within = {row[5] for row in rows if "Using index" in str(row[9]).split("; ")}
+            assert {"patient_name_person", "study_person_study"} <= within, rows
 
 
 @pytest.mark.parametrize(

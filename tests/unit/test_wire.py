@@ -12,6 +12,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -551,3 +552,33 @@ def test_held_messages_leave_together_and_before_what_comes_next(line: Line) -> 
     assert line.far.recv(1 << 16) == held + pdu(DATA, pdv(1, b"last", command=True))
     line.wire.flush()
     assert unread(line.far.fileno()) == 0
+
+
+def test_repeated_messages_are_held_ones_with_one_command_set(lines: Callable[..., Line]) -> None:
+    data = [b"", b"data", bytes(range(250)) * 4, b"last"]
+    sent = []
+    for repeated in (True, False):
+        line = lines()
+        line.wire.peer_max_pdu = 100  # in many fragments
+        send = line.wire.repeated(3, b"command" * 20)
+        for one in data:
+            if repeated:
+                send(one)
+            else:
+                line.wire.send_message(3, b"command" * 20, one, hold=True)
+        assert unread(line.far.fileno()) == 0
+        line.wire.flush()
+        line.wire.close()
+        sent.append(line.received())
+    assert sent[0] == sent[1] != b""
+
+
+def test_repeated_messages_leave_by_themselves_when_they_are_many(lines: Callable[..., Line]) -> None:
+    line = lines()
+    send = line.wire.repeated(1, b"command")
+    with ThreadPoolExecutor(1) as pool:
+        got = pool.submit(line.received)
+        for _ in range(600):
+            send(bytes(1000))
+        line.wire.close()
+    assert 300_000 < len(got.result()) < 600_000

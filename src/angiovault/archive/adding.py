@@ -1,20 +1,21 @@
 """How files become rows of the index: in one transaction, in which nothing is looked up or counted twice.
 
-What is done for every instance is sent as fixed statements: peewee would spend most of the time on writing them anew.
+All is sent as fixed statements: peewee would spend most of the time on writing them anew. The instances are looked up
+all at once, and their rows inserted many by one statement: with MariaDB a statement costs more than what it does.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from angiovault.archive import layout, names
 from angiovault.archive.attributes import WANTED
 from angiovault.archive.database import Database
 from angiovault.archive.header import Header
-from angiovault.archive.models import Folder, Patient, PatientName, Series, Study, StudyPerson
 
 STORED: Final = "stored"
 DUPLICATE: Final = "duplicate"
@@ -25,9 +26,15 @@ _PATIENT_NAME: Final = 0x00100010
 _PATIENT_ID: Final = 0x00100020
 _ISSUER_OF_PATIENT_ID: Final = 0x00100021
 _BIRTH_DATE: Final = 0x00100030
+_MODALITY: Final = 0x00080060
+_SOP_CLASS: Final = 0x00080016
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _TIMEZONE: Final = 0x00080201
-_OF_A_PATIENT: Final = (_SPECIFIC_CHARACTER_SET, _PATIENT_NAME, _PATIENT_ID, _ISSUER_OF_PATIENT_ID, _BIRTH_DATE)
+_STUDY: Final = 0x0020000D
+_OF_A_PATIENT: Final = (
+    *(_SPECIFIC_CHARACTER_SET, _PATIENT_NAME, _PATIENT_ID, _ISSUER_OF_PATIENT_ID, _BIRTH_DATE),
+    _STUDY,  # somebody without ID and name is somebody else in every study
+)
 _KEY_LENGTH: Final = 185
 _MOST_LISTED: Final = 500
 TAGS: Final = {
@@ -36,12 +43,28 @@ TAGS: Final = {
 }
 """The elements that the head of each level holds."""
 
+_ROWS_AT_ONCE: Final = 32
+_HEADS_AT_ONCE: Final = 256 << 10
+"""Bytes of heads in one statement: MariaDB takes 1 MiB by default, and escaping may double them."""
 _SELECT_STUDY: Final = "SELECT id, person, patients_differ, modalities, sop_classes FROM study WHERE uid = ?"
-_INSERT_INSTANCE: Final = (
+_INSTANCE: Final = (
     "INSERT INTO instance (uid, version, content, current, series_id, sop_class, transfer_syntax, instance_number, "
-    "digest, size, folder_id, file, received, calling, complete, head) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "digest, size, folder_id, file, received, calling, complete, head) VALUES "
 )
+_MARKS_OF_INSTANCE: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_PATIENT: Final = "INSERT INTO patient (identity, patient_id, birth_date, head) VALUES (?, ?, ?, ?)"
+_INSERT_NAME: Final = "INSERT INTO patient_name (patient_id, name) VALUES (?, ?)"
+_INSERT_STUDY: Final = (
+    "INSERT INTO study (uid, patient_id, person, patients_differ, study_date, study_time, accession_number, study_id, "
+    "description, modalities, sop_classes, series_count, instance_count, byte_count, received, head) "
+    "VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, '', '', 0, 0, 0, ?, ?)"
+)
+_INSERT_PERSON: Final = "INSERT INTO study_person (study_id, patient_id) VALUES (?, ?)"
+_INSERT_SERIES: Final = (
+    "INSERT INTO series (study_id, uid, modality, series_number, description, instance_count, byte_count, head) "
+    "VALUES (?, ?, ?, ?, ?, 0, 0, ?)"
+)
+_INSERT_FOLDER: Final = "INSERT INTO folder (digest, path) VALUES (?, ?)"
 _COUNT_IN_SERIES: Final = (
     "UPDATE series SET instance_count = instance_count + ?, byte_count = byte_count + ? WHERE id = ?"
 )
@@ -49,6 +72,7 @@ _COUNT_IN_STUDY: Final = (
     "UPDATE study SET instance_count = instance_count + ?, byte_count = byte_count + ?, "
     "series_count = series_count + ? WHERE id = ?"
 )
+_COUNT_AND_LIST: Final = _COUNT_IN_STUDY.replace(" WHERE", ", modalities = ?, sop_classes = ? WHERE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,7 @@ class _Series:
     had: int
     instances: int = 0
     size: int = 0
+    kinds: set[tuple[bytes | None, ...]] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -102,79 +127,97 @@ class Adding:
     ----------
     database : Database
         The index's, in a transaction.
+    uids : Iterable[str]
+        SOP Instance UIDs of what will be added: they are looked up at once.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, uids: Iterable[str] = ()) -> None:
         self._database = database
         self._execute = database.execute
+        self._known: dict[str, list[tuple[int, str]]] = {}
+        self._rows: list[tuple[Any, ...]] = []
+        self._heads = 0
         self._patients: dict[tuple[bytes | None, ...], tuple[int, str]] = {}
         self._studies: dict[str, _Study] = {}
         self._folders: dict[str, int] = {}
+        self._look_up(list(dict.fromkeys(uids)))
+
+    def _look_up(self, uids: list[str]) -> None:
+        """Find the versions and contents that are there of some instances."""
+        for start in range(0, len(uids), _MOST_LISTED):
+            some = uids[start : start + _MOST_LISTED]
+            self._known.update((uid, []) for uid in some)
+            marks = ", ".join("?" * len(some))
+            found = f"SELECT uid, version, content FROM instance WHERE uid IN ({marks})"  # noqa: S608 - marks alone
+            for uid, version, content in self._execute(found, *some).fetchall():
+                self._known[uid].append((version, content))
 
     def add(self, entry: Entry) -> str:
-        """Add a file and return `STORED`, `DUPLICATE` or `CONFLICT`; it counts when `finish` has been called."""
+        """Add a file and return `STORED`, `DUPLICATE` or `CONFLICT`; it is there when `finish` has been called."""
         header = entry.header
         uid, content = header.sop_instance_uid, entry.content
-        known = self._execute("SELECT version, content FROM instance WHERE uid = ?", uid).fetchall()
+        if uid not in self._known:
+            self._look_up([uid])
+        known = self._known[uid]
+        folder, _, file = str(entry.place).rpartition("/")
         if any(other == content for _, other in known):
-            self._note_place(entry)
+            self._note_place(uid, content, folder, file)
             return DUPLICATE
         current = not known
         study = self._study(entry)
         series = self._series(header, study)
-        self._execute(
-            _INSERT_INSTANCE,
-            uid,
-            1 + max((version for version, _ in known), default=0),
-            content,
-            int(current),
-            series.id,
-            header.sop_class_uid,
-            header.transfer_syntax,
-            _bounded(header.integer(0x00200013)),
-            entry.digest,
-            entry.size,
-            self._folder(str(entry.place.parent)),
-            entry.place.name,
-            entry.received,
-            ascii_code(entry.calling),
-            int(header.complete),
-            header.encoded(TAGS["IMAGE"]),
+        version = 1 + max((version for version, _ in known), default=0)
+        head = header.encoded(TAGS["IMAGE"])
+        row = (
+            *(uid, version, content, int(current), series.id, header.sop_class_uid, header.transfer_syntax),
+            *(_bounded(header.integer(0x00200013)), entry.digest, entry.size, self._folder(folder), file),
+            *(entry.received, ascii_code(entry.calling), int(header.complete), head),
         )
+        if len(self._rows) == _ROWS_AT_ONCE or self._heads + len(head) > _HEADS_AT_ONCE:
+            self._insert_rows()
+        self._rows.append(row)
+        self._heads += len(head)
+        known.append((version, content))
         if current:
             _count(study, series, header, entry.size)
         return STORED if current else CONFLICT
 
-    def _note_place(self, entry: Entry) -> None:
+    def _insert_rows(self) -> None:
+        if self._rows:
+            statement = _INSTANCE + ", ".join([_MARKS_OF_INSTANCE] * len(self._rows))
+            self._execute(statement, *(value for row in self._rows for value in row))
+            self._rows.clear()
+            self._heads = 0
+
+    def _insert(self, statement: str, *values: Any) -> int:
+        """Insert a row and return its number."""
+        return int(self._execute(statement, *values).lastrowid)
+
+    def _note_place(self, uid: str, content: str, folder: str, file: str) -> None:
         """Let the row of a content that is known point to this file: it is there, and the one before may be gone."""
-        self._execute(
-            "UPDATE instance SET folder_id = ?, file = ? WHERE uid = ? AND content = ?",
-            self._folder(str(entry.place.parent)),
-            entry.place.name,
-            entry.header.sop_instance_uid,
-            entry.content,
-        )
+        self._insert_rows()  # it may be one of these
+        statement = "UPDATE instance SET folder_id = ?, file = ? WHERE uid = ? AND content = ?"
+        self._execute(statement, self._folder(folder), file, uid, content)
 
     def finish(self) -> None:
-        """Write the counts and lists of the studies and series, and forget what was looked up."""
+        """Write the rows, and the counts and lists of the studies and series."""
+        self._insert_rows()
         for study in self._studies.values():
             for series in study.series.values():
                 if series.instances:
                     self._execute(_COUNT_IN_SERIES, series.instances, series.size, series.id)
-            if study.instances:
-                self._execute(_COUNT_IN_STUDY, study.instances, study.size, study.series_count, study.id)
+            counts = study.instances, study.size, study.series_count
             if study.lists_changed:
-                lists = {"modalities": "\\".join(study.modalities), "sop_classes": "\\".join(study.sop_classes)}
-                Study.update(**lists).where(Study.id == study.id).execute()
-        self._patients.clear()
+                lists = "\\".join(study.modalities), "\\".join(study.sop_classes)
+                self._execute(_COUNT_AND_LIST, *counts, *lists, study.id)
+            elif study.instances:
+                self._execute(_COUNT_IN_STUDY, *counts, study.id)
         self._studies.clear()
-        self._folders.clear()
 
     def _patient(self, header: Header) -> tuple[int, str]:
         """Return the number of a patient's row, and a digest that tells the same person from another."""
         key = tuple(map(header.elements.get, _OF_A_PATIENT))
-        identified = _PATIENT_ID in header.elements or _PATIENT_NAME in header.elements
-        found = self._patients.get(key) if identified else None
+        found = self._patients.get(key)
         if found is None:
             name_keys = names.name_keys(_raw(header, _PATIENT_NAME), _label(header))
             number = self._patient_row(header, name_keys)
@@ -198,15 +241,11 @@ class Adding:
             known = self._execute("SELECT name FROM patient_name WHERE patient_id = ?", number)
             have = {name for (name,) in known.fetchall()}
         else:
-            number = Patient.insert(
-                identity=digest,
-                patient_id=patient_id,
-                birth_date=ascii_code(date(header.text(_BIRTH_DATE))),
-                head=header.encoded(TAGS["PATIENT"]),
-            ).execute()
+            birth_date = ascii_code(date(header.text(_BIRTH_DATE)))
+            number = self._insert(_INSERT_PATIENT, digest, patient_id, birth_date, header.encoded(TAGS["PATIENT"]))
             have = set()
         for name in sorted(keys - have):
-            PatientName.insert(patient_id=number, name=name).execute()
+            self._execute(_INSERT_NAME, number, name)
         return number
 
     def _study(self, entry: Entry) -> _Study:
@@ -224,36 +263,29 @@ class Adding:
                 study = _Study(row[0], row[1], row[2], _listed(row[3]), _listed(row[4]))
             self._studies[uid] = study
         if study.person != person and not study.patients_differ:
-            Study.update(patients_differ=1).where(Study.id == study.id).execute()
+            self._execute("UPDATE study SET patients_differ = 1 WHERE id = ?", study.id)
             study.patients_differ = 1
         if patient not in study.patients:
             pair = "SELECT id FROM study_person WHERE study_id = ? AND patient_id = ?"
             if self._execute(pair, study.id, patient).fetchone() is None:
-                StudyPerson.insert(study_id=study.id, patient_id=patient).execute()
+                self._execute(_INSERT_PERSON, study.id, patient)
             study.patients.add(patient)
         return study
 
     def _new_study(self, entry: Entry, patient: int, person: str) -> int:
         header = entry.header
-        return int(
-            Study.insert(
-                uid=header.study_instance_uid,
-                patient_id=patient,
-                person=person,
-                patients_differ=0,
-                study_date=ascii_code(date(header.text(0x00080020))),
-                study_time=ascii_code(time_of_day(header.text(0x00080030))),
-                accession_number=key_of(header, 0x00080050),
-                study_id=key_of(header, 0x00200010),
-                description=key_of(header, 0x00081030),
-                modalities="",
-                sop_classes="",
-                series_count=0,
-                instance_count=0,
-                byte_count=0,
-                received=entry.received,
-                head=header.encoded(TAGS["PATIENT"] | TAGS["STUDY"]),
-            ).execute()
+        return self._insert(
+            _INSERT_STUDY,
+            header.study_instance_uid,
+            patient,
+            person,
+            ascii_code(date(header.text(0x00080020))),
+            ascii_code(time_of_day(header.text(0x00080030))),
+            key_of(header, 0x00080050),
+            key_of(header, 0x00200010),
+            key_of(header, 0x00081030),
+            entry.received,
+            header.encoded(TAGS["PATIENT"] | TAGS["STUDY"]),
         )
 
     def _series(self, header: Header, study: _Study) -> _Series:
@@ -267,17 +299,14 @@ class Adding:
         return series
 
     def _new_series(self, header: Header, study: int) -> int:
-        return int(
-            Series.insert(
-                study_id=study,
-                uid=header.series_instance_uid,
-                modality=_modality(header),
-                series_number=_bounded(header.integer(0x00200011)),
-                description=key_of(header, 0x0008103E),
-                instance_count=0,
-                byte_count=0,
-                head=header.encoded(TAGS["SERIES"]),
-            ).execute()
+        return self._insert(
+            _INSERT_SERIES,
+            study,
+            header.series_instance_uid,
+            _modality(header),
+            _bounded(header.integer(0x00200011)),
+            key_of(header, 0x0008103E),
+            header.encoded(TAGS["SERIES"]),
         )
 
     def _folder(self, path: str) -> int:
@@ -285,7 +314,7 @@ class Adding:
         if number is None:
             digest = digest_of_folder(path)
             row = self._execute("SELECT id FROM folder WHERE digest = ?", digest).fetchone()
-            number = int(row[0]) if row else int(Folder.insert(digest=digest, path=path).execute())
+            number = int(row[0]) if row else self._insert(_INSERT_FOLDER, digest, path)
             self._folders[path] = number
         return number
 
@@ -297,6 +326,10 @@ def _count(study: _Study, series: _Series, header: Header, size: int) -> None:
     for level in (series, study):
         level.instances += 1
         level.size += size
+    kind = header.elements.get(_MODALITY), header.elements.get(_SOP_CLASS)
+    if kind in series.kinds:
+        return
+    series.kinds.add(kind)
     for listed, value in ((study.modalities, _modality(header).upper()), (study.sop_classes, header.sop_class_uid)):
         if value and value not in listed and len(listed) < _MOST_LISTED:
             listed.append(value)
@@ -308,7 +341,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _modality(header: Header) -> str:
-    return ascii_code(key_of(header, 0x00080060))
+    return ascii_code(key_of(header, _MODALITY))
 
 
 def _raw(header: Header, tag: int) -> bytes:

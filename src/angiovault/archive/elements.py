@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -47,6 +47,12 @@ _LONGEST_SHORT_VALUE: Final = 0xFFFE
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED: Final = 0xFFFFFFFF
 
+_VRS: Final = {vr.encode(): (vr, vr in LONG_FORM) for vr in LONG_FORM | _SHORT_FORM}
+_SHORT_ELEMENT: Final = struct.Struct("<HH2sH")
+_LONG_ELEMENT: Final = struct.Struct("<HH2sxxL")
+_IMPLICIT_ELEMENT: Final = struct.Struct("<HHL")
+_LONG_LENGTH: Final = struct.Struct("<L")
+
 DEEPEST: Final = 16
 """Sequences within one another that are followed; no attribute of the standard needs half as many."""
 MOST_ELEMENTS: Final = 10_000
@@ -70,8 +76,10 @@ Tree = dict[int, Element]
 """Tag -> element of a parsed data set."""
 
 
-def decode(encoded: bytes) -> Elements:
+def decode(encoded: bytes, wanted: Container[int] | None = None) -> Elements:
     """Decode Explicit VR Little Endian elements of defined length, as `encode` makes them; sequences stay bytes.
+
+    With `wanted` the others are only stepped over.
 
     Raises
     ------
@@ -80,16 +88,20 @@ def decode(encoded: bytes) -> Elements:
     """
     elements: Elements = {}
     offset, end = 0, len(encoded)
+    read = _SHORT_ELEMENT.unpack_from
     try:
         while offset < end:
-            group, element, vr_bytes, length = struct.unpack_from("<HH2sH", encoded, offset)
-            vr = vr_bytes.decode("ascii")
+            group, element, vr_bytes, length = read(encoded, offset)
+            vr, long = _VRS.get(vr_bytes) or (vr_bytes.decode("ascii"), False)
             offset += 8
-            if vr in LONG_FORM:
-                (length,) = struct.unpack_from("<L", encoded, offset)
+            if long:
+                (length,) = _LONG_LENGTH.unpack_from(encoded, offset)
                 offset += 4
-            elements[group << 16 | element] = (vr, encoded[offset : offset + length])
-            offset += length
+            stop = offset + length
+            tag = group << 16 | element
+            if wanted is None or tag in wanted:
+                elements[tag] = (vr, encoded[offset:stop])
+            offset = stop
     except (struct.error, UnicodeDecodeError) as error:
         raise EncodingError(f"no data element at byte {offset}") from error
     if offset != end:
@@ -100,8 +112,7 @@ def decode(encoded: bytes) -> Elements:
 def encode(elements: Mapping[int, tuple[str, bytes]], implicit: bool = False) -> bytes:
     """Encode elements in Explicit or Implicit VR Little Endian, padded to even length."""
     parts = []
-    for tag in sorted(elements):
-        vr, value = elements[tag]
+    for tag, (vr, value) in sorted(elements.items()):
         if vr == "SQ" and implicit:
             value = encode_items(items(value), implicit)
         parts.append(_encode_element(tag, vr, value, implicit))
@@ -128,11 +139,11 @@ def _encode_element(tag: int, vr: str, value: bytes, implicit: bool) -> bytes:
     if len(value) % 2:
         value += b"\0" if vr in _PADDED_BY_NUL else b" "
     if implicit:
-        return struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value
+        return _IMPLICIT_ELEMENT.pack(tag >> 16, tag & 0xFFFF, len(value)) + value
     if vr in LONG_FORM:
-        return struct.pack("<HH2sxxL", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+        return _LONG_ELEMENT.pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
     value = value[:_LONGEST_SHORT_VALUE]
-    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+    return _SHORT_ELEMENT.pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
 
 
 def parse(encoded: bytes, implicit: bool = False) -> Tree:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import peewee
 
@@ -91,10 +91,7 @@ class Index(Database):
             try:
                 with self._lock, self.session(), self.transaction():
                     self._require_complete(lock=True)
-                    adding = Adding(self)
-                    outcomes = [adding.add(entry) for entry in entries]
-                    adding.finish()
-                return outcomes
+                    return self._add(entries)
             except peewee.IntegrityError as error:  # another process added the same row in this moment
                 if attempt == _ATTEMPTS:
                     raise IndexRefuses(f"the index refuses a row: {error}") from error
@@ -119,19 +116,28 @@ class Index(Database):
         IndexUnavailable
             When the database is away.
         """
-        problems = []
         with self._lock, self.session() as database, self.transaction():
-            adding = Adding(self)
-            for entry in entries:
-                try:
-                    with database.savepoint():
-                        adding.add(entry)
-                    problems.append("")
-                except (peewee.IntegrityError, peewee.DataError) as error:
-                    problems.append(f"the index refuses it: {error}")
-                    adding.finish()  # it remembers rows that are gone again
-            adding.finish()
-        return problems
+            try:
+                with database.savepoint():
+                    self._add(entries)
+                return [""] * len(entries)
+            except (peewee.IntegrityError, peewee.DataError):
+                return [self._problem_of(entry, database) for entry in entries]
+
+    def _problem_of(self, entry: Entry, database: Any) -> str:
+        """Add a file on its own; return '', or why it cannot be indexed."""
+        try:
+            with database.savepoint():
+                self._add([entry])
+        except (peewee.IntegrityError, peewee.DataError) as error:
+            return f"the index refuses it: {error}"
+        return ""
+
+    def _add(self, entries: Sequence[Entry]) -> list[str]:
+        adding = Adding(self, (entry.header.sop_instance_uid for entry in entries))
+        outcomes = [adding.add(entry) for entry in entries]
+        adding.finish()
+        return outcomes
 
     # ---- choosing between versions
 

@@ -160,7 +160,7 @@ class Association:
         Many leave together: they are held back until the next other message or `wire.flush`.
         """
         command = messages.encode(messages.response(message.command, status, data_set=True))
-        return lambda data: self.wire.send_message(message.context_id, command, data, hold=True)
+        return self.wire.repeated(message.context_id, command)
 
     def request(
         self,

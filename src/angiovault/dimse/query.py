@@ -187,6 +187,7 @@ def _answer_matches(
     query = Query(identifier.level, identifier.keys, combined, constants)
     empty: Elements = {tag: (_vr(tag), b"") for tag in identifier.keys if supported(tag, identifier.level)}
     all_supported = len(empty) == len(identifier.keys)
+    always = empty | {QUERY_RETRIEVE_LEVEL: ("CS", identifier.level.encode())}
     pending = messages.PENDING if all_supported else messages.PENDING_WITH_UNSUPPORTED_KEYS
     setting = association.device.character_set if association.device else "auto"
     implicit = context.transfer_syntax == sop_classes.IMPLICIT_VR_LE
@@ -197,7 +198,7 @@ def _answer_matches(
             return count, messages.CANCELLED
         for match in matches:
             try:
-                encoded = encode_match(match, identifier, empty, setting, implicit)
+                encoded = encode_match(match, identifier, always, setting, implicit)
             except Exception:  # one damaged row must not hide the others
                 log.exception("an answer to %s cannot be encoded and is left out", association)
                 continue
@@ -209,14 +210,14 @@ def _answer_matches(
     return count, messages.SUCCESS
 
 
-def encode_match(match: Match, identifier: Identifier, empty: Elements, character_set: str, implicit: bool) -> bytes:
+def encode_match(match: Match, identifier: Identifier, always: Elements, character_set: str, implicit: bool) -> bytes:
     """Encode the identifier of one pending response (PS3.4 C.4.1.1.3.2).
 
-    Supported keys without a value are answered empty, as in `empty`; unsupported ones are left out.
+    `always` has what is in every answer: the level, and supported keys, empty, as they are answered without a value;
+    unsupported ones are left out.
     """
     label, values = answers.transcode(match.values, match.label, identifier.label, character_set)
-    out = empty | values
-    out[QUERY_RETRIEVE_LEVEL] = ("CS", identifier.level.encode())
+    out = always | values
     if label:
         out[SPECIFIC_CHARACTER_SET] = ("CS", label)
     return elements.encode(out, implicit)

@@ -341,6 +341,25 @@ class Wire:
                 self._send(out, self.network_timeout)
                 out.clear()
 
+    def repeated(self, context_id: int, command: bytes) -> Callable[[bytes], None]:
+        """Return what sends one message after the other with the same command set, each with the data set it is given.
+
+        They are held back like those of `send_message` with `hold`; sending raises what that raises.
+        """
+        begun = bytearray()
+        self._pack(begun, context_id, 1, command)
+
+        def send(data: bytes) -> None:
+            with self._send_lock:
+                out = self._send_buffer
+                out += begun
+                self._pack(out, context_id, 0, data)
+                if len(out) >= _SEND_BUFFER:
+                    self._send(out, self.network_timeout)
+                    out.clear()
+
+        return send
+
     def flush(self) -> None:
         """Send the messages that were held back.
 

@@ -84,7 +84,7 @@ def transcode(
     stored = stored_label.strip(b" \0")
     asked = requested.strip(b" \0") if requested and character_set(requested).known else b""
     try:
-        texts = _texts_beyond_ascii(values, stored)
+        texts = [] if _plain(b"".join([raw for _, raw in values.values()])) else _texts_beyond_ascii(values, stored)
         if not texts:
             return asked, dict(values)
         labels = [asked, DEVICE_LABELS[device_setting]]

@@ -30,7 +30,8 @@ UIDS: Final = {
 """Keys that are matched by lists of UIDs: tag -> column."""
 UIDS_AT_ONCE: Final = 500
 """Longest list of UIDs in one statement."""
-_PERSON: Final = frozenset((_PATIENT_NAME, _PATIENT_ID, _BIRTH_DATE))
+_OF_PATIENT: Final = frozenset((_PATIENT_ID, _BIRTH_DATE))
+_PERSON: Final = _OF_PATIENT | {_PATIENT_NAME}
 _TEXT: Final = {
     0x00080050: Study.accession_number,
     0x00200010: Study.study_id,
@@ -70,11 +71,12 @@ def select(level: str, keys: Mapping[int, Key], pairs: Mapping[int, tuple[Range,
         Dates to be matched together with their times, see `matching.combined`.
     """
     conditions = [condition for tag, key in keys.items() if (condition := _condition(tag, key, pairs)) is not None]
-    person = _person_conditions(keys)
     if level == "PATIENT":
-        conditions += person
-    elif person:
-        met = StudyPerson.select(StudyPerson.study_id).join(Patient, on=(Patient.id == StudyPerson.patient_id))
+        conditions += _person_conditions(keys, Patient.id)
+    elif person := _person_conditions(keys, StudyPerson.patient_id):
+        met = StudyPerson.select(StudyPerson.study_id)
+        if keys.keys() & _OF_PATIENT:
+            met = met.join(Patient, on=(Patient.id == StudyPerson.patient_id))
         conditions.append(Study.id.in_(met.where(*person)))
     query = _ENTITIES[level]()
     return query.where(*conditions).order_by(_ROW[level].desc()) if conditions else query.order_by(_ROW[level].desc())
@@ -117,11 +119,12 @@ def _condition(tag: int, key: Key, pairs: Mapping[int, tuple[Range, Range]]) -> 
     return None
 
 
-def _person_conditions(keys: Mapping[int, Key]) -> list[Any]:
+def _person_conditions(keys: Mapping[int, Key], number: Any) -> list[Any]:
+    """Return the conditions on a patient, whose number is in the column `number`."""
     conditions = []
     if _PATIENT_NAME in keys:
         hits = _text_condition(PatientName.name, keys[_PATIENT_NAME].patterns)
-        conditions.append(Patient.id.in_(PatientName.select(PatientName.patient_id).where(hits)))
+        conditions.append(number.in_(PatientName.select(PatientName.patient_id).where(hits)))
     if _PATIENT_ID in keys:
         conditions.append(_text_condition(Patient.patient_id, keys[_PATIENT_ID].patterns))
     if _BIRTH_DATE in keys:

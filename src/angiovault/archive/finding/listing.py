@@ -167,7 +167,7 @@ def studies(index: Index, wanted: Wanted, before: int = 0) -> tuple[list[FoundSt
         if before:
             query = query.where(Study.id < before)
         numbers = [int(number) for (number,) in database.execute(query)]
-        found = _studies(numbers[:PAGE])
+        found = _studies(index, numbers[:PAGE])
     return found, numbers[PAGE - 1] if len(numbers) > PAGE else 0
 
 
@@ -181,7 +181,7 @@ def study(index: Index, uid: str) -> FoundStudy | None:
     """
     with index.session():
         row = Study.select(Study.id).where(Study.uid == uid).tuples().first()
-        return next(iter(_studies([int(row[0])])), None) if row else None
+        return next(iter(_studies(index, [int(row[0])])), None) if row else None
 
 
 def series(index: Index, number: int) -> list[FoundSeries]:
@@ -199,7 +199,7 @@ def series(index: Index, number: int) -> list[FoundSeries]:
             .order_by(Series.series_number, Series.id)
         )
         listed = list(query.tuples())
-        rows = Rows("SERIES", [row[0] for row in listed], _OF_SERIES)
+        rows = Rows(index, "SERIES", [row[0] for row in listed], _OF_SERIES)
     found = []
     for row, uid, instances, size in listed:
         texts = _texts(rows, row)
@@ -290,8 +290,8 @@ def _with_conflicts() -> Any:
 # ---- what is shown
 
 
-def _studies(numbers: Sequence[int]) -> list[FoundStudy]:
-    rows = Rows("STUDY", numbers, _OF_STUDY)
+def _studies(index: Index, numbers: Sequence[int]) -> list[FoundStudy]:
+    rows = Rows(index, "STUDY", numbers, _OF_STUDY)
     columns = (Study.uid, Study.modalities, Study.series_count, Study.instance_count, Study.byte_count)
     query = Study.select(Study.id, *columns, Study.received, Study.patients_differ).where(Study.id.in_(numbers))
     by_number: dict[int, tuple[Any, ...]] = {row[0]: row[1:] for row in query.tuples()}

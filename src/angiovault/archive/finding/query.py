@@ -84,17 +84,25 @@ def find(index: Index, query: Query) -> Iterator[list[Match]]:
     listed = max(conditions.UIDS.keys() & selective.keys(), key=lambda tag: len(selective[tag].uids()), default=None)
     remaining = {tag: key for tag, key in selective.items() if tag != listed and not conditions.in_sql(tag, key)}
     found = _numbers(index, query.level, selective, listed, pairs)
+    constants = {tag: value for tag, value in query.constants.items() if tag in keys}
+    sequences = {tag: key.items[0] for tag, key in keys.items() if key.vr == "SQ" and key.items and key.items[0]}
     for start in range(0, len(found), _BATCH):
         numbers = found[start : start + _BATCH]
         with index.session():
-            rows = Rows(query.level, numbers, frozenset(keys))
+            rows = Rows(index, query.level, numbers, frozenset(keys))
             index.require_complete()  # a rebuild that has begun meanwhile would make the rest of the answer a wrong one
         matches = []
         for number in numbers:
             try:
                 entity = rows.attributes(number)
-                if entity is not None and matching.all_match(remaining, entity[0] | query.constants, entity[1], pairs):
-                    matches.append(Match(_asked(keys, entity[0] | query.constants), entity[1]))
+                if entity is None:
+                    continue
+                values, label = entity
+                values.update(constants)
+                if not remaining or matching.all_match(remaining, values, label, pairs):
+                    for tag in sequences.keys() & values.keys():
+                        values[tag] = _asked(sequences[tag], values[tag])
+                    matches.append(Match(values, label))
             except (LookupError, TypeError, ValueError, AttributeError):  # it must not hide the others
                 log.exception("%s %d of the index is damaged and left out of an answer", query.level, number)
         yield matches
@@ -117,13 +125,9 @@ def _numbers(
     return numbers
 
 
-def _asked(keys: Mapping[int, Key], values: Elements) -> Elements:
-    """Return the values of the keys, and of sequences what was asked of their items (PS3.4 C.2.2.2.6)."""
-    asked = {tag: values[tag] for tag in keys if tag in values}
-    for tag, (vr, value) in asked.items():
-        if vr == "SQ" and keys[tag].items and keys[tag].items[0]:
-            asked[tag] = ("SQ", elements.encode_items(_items_asked(keys[tag].items[0], elements.items(value))))
-    return asked
+def _asked(keys: Mapping[int, Key], sequence: tuple[str, bytes]) -> tuple[str, bytes]:
+    """Return of a sequence what was asked of its items (PS3.4 C.2.2.2.6)."""
+    return "SQ", elements.encode_items(_items_asked(keys, elements.items(sequence[1])))
 
 
 def _items_asked(keys: Mapping[int, Key], items: Iterable[elements.Tree]) -> list[elements.Tree]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-import peewee
-
 from angiovault.archive import elements
+from angiovault.archive.attributes import WANTED
+from angiovault.archive.database import Database
 from angiovault.archive.elements import SPECIFIC_CHARACTER_SET, Elements
 from angiovault.archive.finding import answers
-from angiovault.archive.models import Instance, Patient, Series, Study, StudyPerson
 
 MODALITIES_IN_STUDY: Final = 0x00080061
 _PATIENT_COUNTS: Final = (0x00201200, 0x00201202, 0x00201204)
@@ -29,29 +28,33 @@ COMPUTED: Final = {
 }
 """Attributes that are made for the answer: tag -> (level, VR)."""
 
-_COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
-    "PATIENT": (Patient.id, Patient.id, Patient.head),
-    "STUDY": (
-        Study.id, Study.patient_id, Study.uid, Study.modalities, Study.sop_classes, Study.series_count,
-        Study.instance_count, Study.head,
-    ),
-    "SERIES": (Series.id, Series.study_id, Series.uid, Series.instance_count, Series.head),
-    "IMAGE": (
-        Instance.id, Instance.series_id, Instance.uid, Instance.sop_class, Instance.transfer_syntax, Instance.head,
-    ),
-}  # fmt: skip
-"""Level -> columns: the row's own number first, then that of the row above it; the head last."""
-_MADE_OF_COLUMNS: Final = {
-    "PATIENT": (),
-    "STUDY": (0x0020000D, MODALITIES_IN_STUDY, 0x00080062, 0x00201206, 0x00201208),
-    "SERIES": (0x0020000E, 0x00201209),
-    "IMAGE": (0x00080018, 0x00080016, 0x00083002),
+_TABLES: Final = {
+    "PATIENT": ("patient", "id"),
+    "STUDY": ("study", "patient_id"),
+    "SERIES": ("series", "study_id"),
+    "IMAGE": ("instance", "series_id"),
 }
-"""Level -> attributes that the columns between these hold."""
+"""Level -> table, and the column with the number of the row above."""
+_MADE_OF_COLUMNS: Final[dict[str, dict[int, str]]] = {
+    "PATIENT": {},
+    "STUDY": {
+        0x0020000D: "uid",
+        MODALITIES_IN_STUDY: "modalities",
+        0x00080062: "sop_classes",
+        0x00201206: "series_count",
+        0x00201208: "instance_count",
+    },
+    "SERIES": {0x0020000E: "uid", 0x00201209: "instance_count"},
+    "IMAGE": {0x00080018: "uid", 0x00080016: "sop_class", 0x00083002: "transfer_syntax"},
+}
+"""Level -> attributes that are answered from a column, not from the head."""
 _VRS: Final = {tag: vr for tag, (_, vr) in COMPUTED.items()}
 _ABOVE: Final = {"IMAGE": "SERIES", "SERIES": "STUDY"}
 
 _UTF_8: Final = b"ISO_IR 192"
+
+_Part = tuple[Elements, bytes | None]
+"""Attributes of one level and the label of their text, None when it does not matter to any of them."""
 
 
 class Rows:
@@ -59,6 +62,8 @@ class Rows:
 
     Parameters
     ----------
+    database : Database
+        The index's.
     level : str
         PATIENT, STUDY, SERIES or IMAGE.
     numbers : Sequence[int]
@@ -67,17 +72,17 @@ class Rows:
         Attributes that will be asked for.
     """
 
-    def __init__(self, level: str, numbers: Sequence[int], wanted: frozenset[int]) -> None:
+    def __init__(self, database: Database, level: str, numbers: Sequence[int], wanted: frozenset[int]) -> None:
         self._level = level
         self._wanted = wanted
-        self._tables: dict[str, dict[int, tuple[Any, ...]]] = {}
+        self._levels: list[_Level] = []
         at: str | None = level
         while at:
-            self._tables[at] = _table(at, numbers)
-            numbers = list({row[1] for row in self._tables[at].values()})
+            self._levels.append(_Level(database, at, numbers, wanted))
+            numbers = list({row[1] for row in self._levels[-1].rows.values()})
             at = _ABOVE.get(at)
         counted = level == "PATIENT" or wanted & set(_PATIENT_COUNTS)
-        self._patient_counts = _patient_counts(numbers) if counted else {}
+        self._patient_counts = _patient_counts(database, numbers) if counted else {}
 
     def attributes(self, number: int) -> tuple[Elements, bytes] | None:
         """Return the wanted attributes of an entity, and the character set label of its text values.
@@ -92,75 +97,87 @@ class Rows:
         LookupError, TypeError, ValueError, AttributeError
             When its row, or one above it, is damaged.
         """
-        if number not in self._tables[self._level]:
+        if number not in self._levels[0].rows:
             return None
-        parts: list[tuple[Elements, bytes]] = []
+        parts: list[_Part] = []
         computed: Elements = {}
-        at: str | None = self._level
-        while at:
-            row = self._tables[at][number]
-            parts.append(self._part(row[-1]))
-            for tag, value in zip(_MADE_OF_COLUMNS[at], row[2:-1], strict=True):
-                computed[tag] = (_VRS.get(tag, "UI"), str(value).encode("ascii", "replace"))
+        for level in self._levels:
+            row = level.rows[number]
+            parts.append(level.of_head(row[2]))
+            for place, tag, vr in level.of_columns:
+                computed[tag] = (vr, str(row[place]).encode("ascii", "replace"))
             number = row[1]
-            at = _ABOVE.get(at)
         if self._level == "PATIENT" and number not in self._patient_counts:
             return None
         for tag, count in zip(_PATIENT_COUNTS, self._patient_counts.get(number, ()), strict=False):
-            computed[tag] = ("IS", str(int(count)).encode())
-        values, label = _merged(parts[::-1])
-        return values | computed, label
-
-    def _part(self, head: bytes) -> tuple[Elements, bytes]:
-        values = elements.decode(head)
-        label = values.get(SPECIFIC_CHARACTER_SET, ("CS", b""))[1].strip(b" \0")
-        return {tag: value for tag, value in values.items() if tag in self._wanted and _readable(*value)}, label
+            if tag in self._wanted:
+                computed[tag] = ("IS", str(int(count)).encode())
+        values, label = parts[0] if len(parts) == 1 else _merged(parts[::-1])
+        values.update(computed)
+        return values, label or b""
 
 
-def _readable(vr: str, value: bytes) -> bool:
-    """Return whether a value can be answered: of some sequences that were stored not even their items can be told."""
+class _Level:
+    """The rows of one level that belong to the entities, as the database gives them, by their numbers.
+
+    A value that a damaged row holds raises when it is used, not here. What a row has is its number, that of the row
+    above, the head, and the columns of `of_columns` (place in the row, tag, VR). The statement is written here, as
+    peewee would need longer for that than the database for the answer.
+    """
+
+    def __init__(self, database: Database, level: str, numbers: Sequence[int], wanted: frozenset[int]) -> None:
+        table, above = _TABLES[level]
+        made = [(tag, column) for tag, column in _MADE_OF_COLUMNS[level].items() if tag in wanted]
+        self.of_columns = [(place, tag, _VRS.get(tag, "UI")) for place, (tag, _) in enumerate(made, start=3)]
+        self._in_head = (wanted - _MADE_OF_COLUMNS[level].keys()) | {SPECIFIC_CHARACTER_SET}
+        self._sequences = {tag for tag in wanted & WANTED.keys() if WANTED[tag][1] == "SQ"}
+        self._label_wanted = SPECIFIC_CHARACTER_SET in wanted
+        columns = ", ".join(("id", above, "head", *(column for _, column in made)))
+        marks = ", ".join("?" * len(numbers))
+        statement = f"SELECT {columns} FROM {table} WHERE id IN ({marks})"  # noqa: S608 - of names and marks alone
+        rows = database.execute(statement, *numbers).fetchall() if numbers else ()
+        self.rows: dict[int, tuple[Any, ...]] = {row[0]: row for row in rows}
+
+    def of_head(self, head: bytes) -> _Part:
+        """Return the wanted elements of a head, and their character set label, None when it does not matter."""
+        values = elements.decode(head, self._in_head)
+        label = b""
+        if SPECIFIC_CHARACTER_SET in values:
+            label = values[SPECIFIC_CHARACTER_SET][1].strip(b" \0")
+            if not self._label_wanted:
+                del values[SPECIFIC_CHARACTER_SET]
+        for tag in self._sequences & values.keys():
+            if not _readable(values[tag][1]):
+                del values[tag]
+        texts = b"".join([raw for _, raw in values.values()])
+        return values, None if texts.isascii() and b"\x1b" not in texts else label
+
+
+def _readable(sequence: bytes) -> bool:
+    """Return whether a sequence can be answered: of some that were stored not even their items can be told."""
     try:
-        return vr != "SQ" or elements.items(value) is not None
+        elements.items(sequence)
     except elements.EncodingError:
         return False
+    return True
 
 
-def _table(level: str, numbers: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-    columns = _COLUMNS[level]
-    return {row[0]: row for row in _fetch(columns[0].model.select(*columns).where(columns[0].in_(list(numbers))))}
-
-
-def _patient_counts(numbers: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+def _patient_counts(database: Database, numbers: Sequence[int]) -> dict[int, tuple[Any, ...]]:
     """Count studies, series and instances of patients, over all studies that they were met in."""
-    select = (
-        StudyPerson.select(
-            StudyPerson.patient_id,
-            peewee.fn.COUNT(Study.id),
-            peewee.fn.SUM(Study.series_count),
-            peewee.fn.SUM(Study.instance_count),
-        )
-        .join(Study, on=(Study.id == StudyPerson.study_id))
-        .where(StudyPerson.patient_id.in_(list(numbers)) & (Study.instance_count > 0))
-        .group_by(StudyPerson.patient_id)
-    )
-    return {row[0]: row[1:] for row in _fetch(select)}
+    if not numbers:
+        return {}
+    marks = ", ".join("?" * len(numbers))
+    counts = "COUNT(study.id), SUM(study.series_count), SUM(study.instance_count)"
+    joined = "study_person INNER JOIN study ON study.id = study_person.study_id"
+    which = f"study_person.patient_id IN ({marks}) AND study.instance_count > 0"
+    statement = f"SELECT study_person.patient_id, {counts} FROM {joined} WHERE {which} GROUP BY study_person.patient_id"  # noqa: S608
+    return {row[0]: row[1:] for row in database.execute(statement, *numbers).fetchall()}
 
 
-def _fetch(select: Any) -> Iterable[tuple[Any, ...]]:
-    """Return rows as the database gives them: a value that a damaged row holds raises when it is used, not here."""
-    database = select.model._meta.database
-    rows: Iterable[tuple[Any, ...]] = database.execute(select).fetchall()
-    return rows
-
-
-def _merged(parts: Sequence[tuple[Elements, bytes]]) -> tuple[Elements, bytes]:
+def _merged(parts: Sequence[_Part]) -> _Part:
     """Put the levels of one entity together; where their character sets differ, all in UTF-8."""
-    labels = {label for values, label in parts if any(_needs_label(raw) for _, raw in values.values())}
+    labels = {label for _, label in parts if label is not None}
     merged: Elements = {}
     for values, label in parts:
-        merged |= answers.transcode(values, label, _UTF_8, "auto")[1] if len(labels) > 1 else values
+        merged |= answers.transcode(values, label or b"", _UTF_8, "auto")[1] if len(labels) > 1 else values
     return merged, _UTF_8 if len(labels) > 1 else next(iter(labels), b"")
-
-
-def _needs_label(raw: bytes) -> bool:
-    return not raw.isascii() or b"\x1b" in raw
