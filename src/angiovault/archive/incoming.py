@@ -70,6 +70,10 @@ class IncomingFolder:
             self.drop_spares()
             return Incoming(self, self._take(), head, vouched_at, received)
 
+    def names(self, count: int) -> list[Path]:
+        """Return paths for files of this process which the caller makes himself, and makes durable with the folder."""
+        return [self.path / f"{self._prefix}{next(self._numbers):08x}" for _ in range(count)]
+
     def _take(self) -> Path:
         """Return a file of a durable name; more of them are made each time, as long as instances keep coming."""
         with self._lock:
@@ -256,6 +260,11 @@ def _find_write_back() -> Callable[[int, int, int], object]:
 
 
 _write_back = _find_write_back()
+
+
+def begin_write_back(descriptor: int) -> None:
+    """Let the system begin to write a file to the disk, so that the syncs of several files share the work."""
+    _write_back(descriptor, 0, 0)
 
 
 class Incoming:
