@@ -28,6 +28,9 @@ UNDEFINED: Final = 0xFFFFFFFF
 _LITTLE_TAG_LENGTH, _BIG_TAG_LENGTH = struct.Struct("<HHL"), struct.Struct(">HHL")
 
 
+_USUAL: Final = {tag: vr.encode() for tag, (_, vr) in WANTED.items()}
+
+
 class _Unreadable(Exception):
     """The walk cannot go on behind this point."""
 
@@ -90,31 +93,40 @@ class Walk:
     def _step_over(self, view: memoryview, begin: int, end: int) -> int:
         """Take the elements of the top level that have come whole; return their size, 0 if the first is none such.
 
-        That is most of all elements. The others, and what cannot be read, are left to the walk by single steps.
+        That is most of all elements, so here it counts how often something is looked up. The others, and what cannot
+        be read, are left to the walk by single steps.
         """
-        position, vr = begin, b""
+        implicit, start, elements, usual = self._implicit, self._start.unpack_from, self.elements, _USUAL.get
+        position, tag, vr = begin, self._tag, b""
         while end - position >= 12:
-            if self._implicit:
-                group, number, length = self._start.unpack_from(view, position)
-                value = position + 8
+            value = position + 8
+            if implicit:
+                group, number, length = start(view, position)
             else:
-                group, number, vr, length = self._start.unpack_from(view, position)
-                value = position + 8
-                if vr in LONG_VRS:
+                group, number, vr, length = start(view, position)
+                if vr not in SHORT_VRS:
+                    if vr not in LONG_VRS:
+                        break
                     (length,) = self._long_length.unpack_from(view, position)
                     value = position + 12
-                elif vr not in SHORT_VRS:
-                    break
             if group == 0xFFFE or length > end - value:  # or of undefined length
                 break
             position = value + length
-            self._tag = tag = group << 16 | number
-            if tag in WANTED:
-                self._begin(tag, vr, length)
-                if self._capture is not None:
-                    self.elements[tag] = bytes(view[value:position])
+            tag = group << 16 | number
+            wanted = usual(tag)
+            if wanted is None:
+                continue
+            if (vr == wanted or not vr) and length <= LONGEST_SEQUENCE <= MOST_CAPTURED - self._captured:
+                if tag not in elements and tag not in self.passed_over:
+                    elements[tag] = view[value:position].tobytes()
                     self._captured += length
-                    self._capture = None
+                continue
+            self._begin(tag, vr, length)
+            if self._capture is not None:
+                elements[tag] = view[value:position].tobytes()
+                self._captured += length
+                self._capture = None
+        self._tag = tag
         return position - begin
 
     @property
