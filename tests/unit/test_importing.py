@@ -184,7 +184,7 @@ def test_what_may_not_be_read_is_said(run: Run, source: Path) -> None:
 def test_a_folder_that_vanishes_is_said(archive: Archive, source: Path) -> None:
     (source / "a").mkdir()
     (source / "b").mkdir()
-    for number in range(120):  # enough that the first is settled before the next folder is looked at
+    for number in range(600):  # enough that the first is settled before the next folder is looked at
         shutil.copy(CT, source / "a" / f"{number:03d}.dcm")
     running = import_paths(archive, [source])
     assert next(running).outcome == "stored"
@@ -249,9 +249,9 @@ def test_a_second_run_reads_nothing_again(archive: Archive, tmp_path: Path, sour
     running.close()  # as Ctrl-C does
 
     before = bytes_read()
-    # The others were read ahead, and are in the archive, but nobody was told so: they and their twins are read.
-    assert Counter(outcomes(list(import_paths(archive, [source])))) == {"done before": 10, "duplicate": 20}
-    assert whole * 0.6 < (bytes_read() - before) / 2 < whole * 0.8
+    # The others are in the archive, too, though nobody was told so.
+    assert Counter(outcomes(list(import_paths(archive, [source])))) == {"done before": 30}
+    assert bytes_read() - before < whole * 0.05
 
     archive.close()
     again = opened(tmp_path)

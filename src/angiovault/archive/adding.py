@@ -53,7 +53,7 @@ _COUNT_IN_STUDY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file to be indexed: its header, and what the archive knows of it."""
+    """One file to be indexed: its header, and what the archive knows of it; `head` when it is encoded already."""
 
     header: Header
     digest: str
@@ -61,6 +61,7 @@ class Entry:
     place: PurePosixPath
     received: str
     calling: str
+    head: bytes = b""
 
     @property
     def content(self) -> str:
@@ -139,7 +140,7 @@ class Adding:
             entry.received,
             ascii_code(entry.calling),
             int(header.complete),
-            header.encoded(TAGS["IMAGE"]),
+            entry.head or header.encoded(TAGS["IMAGE"]),
         )
         if current:
             _count(study, series, header, entry.size)

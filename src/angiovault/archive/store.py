@@ -120,6 +120,8 @@ class Store:
         StorageError
             When that cannot be seen.
         """
+        if len(self.folders) == 1:
+            return None
         folder, inside = self._folder_of(place)
         for other, prefix in zip(self.folders, ("", SECOND), strict=False):
             with as_storage_error(f"cannot look for {inside} in {other.root}"):

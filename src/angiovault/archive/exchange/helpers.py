@@ -1,4 +1,4 @@
-"""The processes that write the small files of an import, while this one makes them findable: see `small_files`.
+"""The processes that help an import with files, while the one that imports makes instances findable.
 
 They are forked, so that they need neither time to start nor memory of their own for the libraries, and close at once
 whatever else they have inherited: an inherited lock would be held by them, too. A helper ends when its connection does,
@@ -17,58 +17,78 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
-from angiovault.archive.exchange.small_files import Order, Written, remove, write_all
+_Order = TypeVar("_Order")
+_Result = TypeVar("_Result")
 
+_MOST: Final = 2
+"""Helpers that keep the one busy who makes instances findable."""
 _LOOK_AGAIN: Final = 100
 """Milliseconds between two calls of `watch` while there is nothing to do but wait."""
 _FORK: Final = multiprocessing.get_context("fork")
 
 
 @dataclass(eq=False, slots=True)
-class Task:
-    """Orders that are carried out together; `written` is None until they are."""
+class Task(Generic[_Order, _Result]):
+    """Orders that are carried out together.
 
-    orders: Sequence[Order]
-    written: list[Written | None] | None = None
+    Attributes
+    ----------
+    work : Callable
+        What carries them out, a function of a module. It may be called once more for orders that were begun already.
+    orders : Sequence
+        They.
+    results : list, optional
+        What became of each; None until all are carried out.
+    """
+
+    work: Callable[[Sequence[_Order]], list[_Result]]
+    orders: Sequence[_Order]
+    results: list[_Result] | None = None
+
+    def carry_out(self) -> None:
+        """Do the work here."""
+        self.results = self.work(self.orders)
 
 
 @dataclass(eq=False, slots=True)
 class _Helper:
     process: ForkProcess
-    connection: Connection[Sequence[Order], list[Written | None]]
-    task: Task | None = None
+    connection: Connection[Any, Any]
+    task: Task[Any, Any] | None = None
 
 
 class Helpers:
-    """As many processes as are of use, made when there is first something to do for them; none on a single core.
+    """As many processes as are of use, made when there is work for more than one.
 
     Parameters
     ----------
     most : int, optional
-        How many at most; without it that depends on the cores.
+        How many at most; without it, none on a single core.
     """
 
     def __init__(self, most: int | None = None) -> None:
-        cores = len(os.sched_getaffinity(0))
-        self._most = most if most is not None else (cores if cores > 1 else 0)
+        self._most = most if most is not None else (_MOST if len(os.sched_getaffinity(0)) > 1 else 0)
         self._helpers: dict[int, _Helper] = {}
         self._poll = select.poll()
-        self._waiting: deque[Task] = deque()
+        self._waiting: deque[Task[Any, Any]] = deque()
 
     @property
     def ahead(self) -> int:
         """How many tasks there should be beside the one that is waited for, so that no helper has to wait."""
         return self._most * 2
 
-    def give(self, orders: Sequence[Order]) -> Task:
-        """Let orders be carried out."""
-        task = Task(orders, None if orders else [])
+    def give(
+        self, work: Callable[[Sequence[_Order]], list[_Result]], orders: Sequence[_Order]
+    ) -> Task[_Order, _Result]:
+        """Let orders be carried out; see `Task`."""
+        task = Task(work, orders)
         if not orders:
+            task.results = []
             return task
         self._waiting.append(task)
-        if len(self._helpers) < self._most and all(helper.task for helper in self._helpers.values()):
+        if len(self._waiting) > 1 and len(self._helpers) < self._most:
             self._start()
         self.look()
         return task
@@ -84,27 +104,27 @@ class Helpers:
             if self._waiting:
                 helper.task = self._waiting.popleft()
                 try:
-                    helper.connection.send(helper.task.orders)
+                    helper.connection.send((helper.task.work, helper.task.orders))
                 except OSError:
                     self._lose(helper)
 
-    def finish(self, task: Task, watch: Callable[[], None]) -> list[Written | None]:
-        """Wait until a task is done and return what was written; `watch` may end the waiting by raising."""
-        while task.written is None:
+    def finish(self, task: Task[_Order, _Result], watch: Callable[[], None]) -> list[_Result]:
+        """Wait until a task is done and return its results; `watch` may end the waiting by raising."""
+        while task.results is None:
             watch()
             if self._helpers:
                 self.look(_LOOK_AGAIN)
             else:
                 self._waiting.remove(task)
-                task.written = write_all(task.orders)
-        return task.written
+                task.carry_out()
+        return task.results
 
     def close(self) -> None:
         """End the helpers: on return nothing is written any more."""
         for helper in self._helpers.values():
             helper.process.kill()
-        for helper in list(self._helpers.values()):
-            self._lose(helper)
+        while self._helpers:
+            self._end(next(iter(self._helpers.values())))
         self._waiting.clear()
 
     def _start(self) -> None:
@@ -117,26 +137,28 @@ class Helpers:
 
     def _receive(self, helper: _Helper) -> None:
         try:
-            written = helper.connection.recv()
+            results = helper.connection.recv()
         except (EOFError, OSError):
             self._lose(helper)
         else:
             assert helper.task is not None, "nobody answers who was not asked"
-            helper.task.written, helper.task = written, None
+            helper.task.results, helper.task = results, None
 
     def _lose(self, helper: _Helper) -> None:
-        """Go on without a helper that has been killed; what it had to do is not done."""
+        """Go on without a helper that somebody has killed."""
+        self._end(helper)
+        if helper.task is not None:
+            helper.task.carry_out()
+
+    def _end(self, helper: _Helper) -> None:
         self._poll.unregister(helper.connection.fileno())
         del self._helpers[helper.connection.fileno()]
         helper.connection.close()
         helper.process.join()
         helper.process.close()
-        if helper.task is not None:
-            remove(helper.task.orders)
-            helper.task.written = [None] * len(helper.task.orders)
 
 
-def _help(connection: Connection[list[Written | None], Sequence[Order]]) -> None:
+def _help(connection: Connection[Any, Any]) -> None:
     """Carry out what is asked, until nobody asks any more."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) != connection.fileno():
@@ -146,4 +168,5 @@ def _help(connection: Connection[list[Written | None], Sequence[Order]]) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the one who asks ends it
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            connection.send(write_all(connection.recv()))
+            work, orders = connection.recv()
+            connection.send(work(orders))

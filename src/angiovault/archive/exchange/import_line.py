@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from angiovault.archive.adding import Entry
 from angiovault.archive.archive import LOST, SET_ASIDE, Archive, Receipt, Reception
+from angiovault.archive.exchange.helpers import Helpers, Task
 from angiovault.archive.exchange.import_sources import FAILED, Source
 from angiovault.archive.exchange.imported_before import ImportedBefore
 from angiovault.archive.exchange.small_files import Order, Written
+from angiovault.archive.exchange.taking_over import Removal, State, remove_sources
 from angiovault.archive.header import Header
 
 log = logging.getLogger(__name__)
 
 TOGETHER: Final = 48
 _BYTES_TOGETHER: Final = 32 << 20
+_LAG: Final = 48
+"""Instances whose outcome is not asked for yet: they are settled, many together, while the next are read."""
+_REMOVED_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +51,6 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """By what a file is known to be the same and unchanged."""
-
-    device: int
-    number: int
-    size: int
-    modified: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> State:
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
 class Taken:
     """A source on its way."""
 
@@ -84,11 +74,14 @@ class Line:
     One after the other would cost a sync and a commit of the index for each.
     """
 
-    def __init__(self, archive: Archive, before: ImportedBefore) -> None:
+    def __init__(self, archive: Archive, before: ImportedBefore, helpers: Helpers, watch: Callable[[], None]) -> None:
         self._archive = archive
         self._before = before
+        self._helpers = helpers
+        self._watch = watch
         self._read: list[Read | Imported] = []
         self._kept: deque[tuple[Taken, Receipt] | Imported] = deque()
+        self._settled: deque[tuple[list[tuple[Imported, bool]], Task[Removal, str]]] = deque()
 
     def add(self, item: Read | Imported) -> None:
         """Join the line."""
@@ -108,9 +101,10 @@ class Line:
         if self._read:  # they have their turns, and nothing behind them is settled before
             self.keep()
         header = Header(*written.header)
-        entry = Entry(header, written.digest, written.size, PurePosixPath(written.place), order.received, "")
+        place = PurePosixPath(written.place)
+        entry = Entry(header, written.digest, written.size, place, order.received, "", written.head)
         receipt = self._archive.take_written(Path(order.target), entry)
-        taken = Taken(header.sop_instance_uid, source, State(*written.state), taking_over)
+        taken = Taken(header.sop_instance_uid, source, written.state, taking_over)
         self._kept.append((taken, receipt))
 
     def has(self, sop_instance_uid: str) -> bool:
@@ -144,40 +138,48 @@ class Line:
                 item.reception.close()
         self._read.clear()
 
-    def results(self, but: int = 0) -> Iterator[Imported]:
-        """Yield what became of those who are durable, but not of the last few, which may still be being settled."""
-        while len(self._kept) > but:
+    def results(self, all_of_them: bool = False) -> Iterator[Imported]:
+        """Yield what became of those who are settled, or of all who are durable.
+
+        The last are left in the line otherwise: they may still be being settled, and the sources of others removed.
+        """
+        while len(self._kept) >= (1 if all_of_them else _LAG + TOGETHER):
+            self._settled.append(self._settle(min(len(self._kept), TOGETHER)))
+        while len(self._settled) > (0 if all_of_them else _REMOVED_AT_ONCE):
+            results, task = self._settled.popleft()
+            reasons = iter(self._helpers.finish(task, self._watch))
+            for result, is_removed in results:
+                reason = next(reasons) if is_removed else ""
+                if reason:
+                    log.warning("%s: in the archive, but not removed: %s", result.source, reason)
+                    result = replace(result, reason=f"in the archive, but not removed: {reason}")
+                yield result
+
+    def _settle(self, count: int) -> tuple[list[tuple[Imported, bool]], Task[Removal, str]]:
+        """Wait until the first are settled; return what became of them, which sources are removed, and that work."""
+        results: list[tuple[Imported, bool]] = []
+        removals: list[Removal] = []
+        for _ in range(count):
             item = self._kept.popleft()
-            yield item if isinstance(item, Imported) else self._result(*item)
+            if isinstance(item, Imported):
+                results.append((item, False))
+                continue
+            taken, receipt = item
+            result = self._result(taken, receipt)
+            is_removed = taken.taking_over and result.outcome != FAILED
+            if is_removed:
+                placed = self._archive.store.path(receipt.place)
+                removals.append(Removal(str(taken.source.path), taken.state, str(placed)))
+            results.append((result, is_removed))
+        return results, self._helpers.give(remove_sources, removals)
 
     def _result(self, taken: Taken, receipt: Receipt) -> Imported:
-        source, outcome, reason = taken.source, receipt.outcome, ""
+        source, outcome = taken.source, receipt.outcome
         if outcome == SET_ASIDE:
             return Imported(source.name, FAILED, f"in the archive, but the index does not take it: {receipt.place}")
         if outcome == LOST:
             return Imported(source.name, FAILED, "somebody else removed it from the archive's incoming folder")
-        if taken.taking_over:
-            reason = _remove(self._archive, source.path, taken.state, receipt)
-        else:
-            self._before.add(source.key, taken.state.size, taken.state.modified, receipt.place)
-        return Imported(source.name, outcome, reason, receipt.size)
-
-
-def _remove(archive: Archive, path: Path, state: State, receipt: Receipt) -> str:
-    """Remove a source file that is in the archive; return why it was left instead, '' when it is gone."""
-    reason = ""
-    try:
-        found = path.lstat()
-        placed = archive.store.path(receipt.place).stat()
-        if State.of(found) != state:
-            reason = "it was changed meanwhile"
-        elif os.path.samestat(found, placed):
-            reason = "it is the archive's own file"
-        else:
-            path.unlink()
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        reason = f"in the archive, but not removed: {reason}"
-        log.warning("%s: %s", path, reason)
-    return reason
+        if not taken.taking_over:
+            _, _, size, modified = taken.state
+            self._before.add(source.key, size, modified, receipt.place)
+        return Imported(source.name, outcome, "", receipt.size)

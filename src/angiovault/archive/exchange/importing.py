@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from angiovault.archive import filemeta
 from angiovault.archive.archive import Archive, DatasetMismatch, Reception
 from angiovault.archive.exchange.helpers import Helpers, Task
-from angiovault.archive.exchange.import_line import TOGETHER, Imported, Line, Read, State, Taken
+from angiovault.archive.exchange.import_line import TOGETHER, Imported, Line, Read, Taken
 from angiovault.archive.exchange.import_sources import (
     FAILED,
     MEDIA_STORAGE_DIRECTORY,
@@ -24,7 +24,8 @@ from angiovault.archive.exchange.import_sources import (
     find_sources,
 )
 from angiovault.archive.exchange.imported_before import ImportedBefore
-from angiovault.archive.exchange.small_files import Order, Written, remove
+from angiovault.archive.exchange.small_files import Order, Written, remove, write_all
+from angiovault.archive.exchange.taking_over import state_of
 from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
@@ -40,8 +41,6 @@ _CHUNK: Final = 1 << 20
 _REST_SECONDS: Final = 5.0
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
-_LAG: Final = 96
-"""Instances whose outcome is not asked for yet: they are settled, many together, while the next are read."""
 _LOOK_EVERY: Final = 16
 _ROOM: Final = 256 << 20
 """Bytes that must be free for small files to be written ahead, several times what that needs."""
@@ -110,19 +109,19 @@ def import_paths(
     try:
         with contextlib.ExitStack() as stack:
             before = stack.enter_context(ImportedBefore(archive.store))
-            line = stack.enter_context(contextlib.closing(Line(archive, before)))
-            work = stack.enter_context(contextlib.closing(_Import(archive, before, line, move, watch)))
+            helpers = stack.enter_context(contextlib.closing(Helpers()))
+            line = stack.enter_context(contextlib.closing(Line(archive, before, helpers, watch)))
+            work = stack.enter_context(contextlib.closing(_Import(archive, before, helpers, line, move, watch)))
             try:
                 for source in find_sources(paths, archive.store, move):
-                    watch()
                     work.add(source)
-                    yield from line.results(_LAG)
+                    yield from line.results()
                 work.finish()
                 line.keep()
             except StorageError:
-                yield from line.results()
+                yield from line.results(all_of_them=True)
                 raise
-            yield from line.results()
+            yield from line.results(all_of_them=True)
     finally:
         archive.rest(_REST_SECONDS)
 
@@ -140,19 +139,21 @@ class _Batch:
     """
 
     items: deque[tuple[Source, Order | None]]
-    task: Task
+    task: Task[Order, Written | None]
 
 
 class _Import:
     """The way of the sources into the line, in their order."""
 
-    def __init__(self, archive: Archive, before: ImportedBefore, line: Line, move: bool, watch: Watch) -> None:
+    def __init__(
+        self, archive: Archive, before: ImportedBefore, helpers: Helpers, line: Line, move: bool, watch: Watch
+    ) -> None:
         self._archive = archive
         self._before = before
         self._line = line
         self._move = move
         self._watch = watch
-        self._helpers = Helpers()
+        self._helpers = helpers
         self._sources: list[Source] = []
         self._batches: deque[_Batch] = deque()
 
@@ -175,7 +176,7 @@ class _Import:
         self._finish_but(0)
 
     def close(self) -> None:
-        """End the helpers, and remove what is not in the line."""
+        """End the helpers, who may be writing, and remove what is not in the line."""
         self._helpers.close()
         for batch in self._batches:
             remove(order for _, order in batch.items if order is not None)
@@ -190,17 +191,17 @@ class _Import:
             Order(str(source.path), str(next(names)), now()) if is_file else None
             for source, is_file in zip(sources, files, strict=True)
         ]
-        task = self._helpers.give([order for order in orders if order is not None])
+        task = self._helpers.give(write_all, [order for order in orders if order is not None])
         self._batches.append(_Batch(deque(zip(sources, orders, strict=True)), task))
 
     def _is_done(self, source: Source) -> bool:
         if self._takes_over(source):
             return False
         try:
-            found = source.path.stat()
+            _, _, size, modified = state_of(source.path.stat())
         except OSError:  # said when it is read
             return False
-        return self._before.holds(source.key, found.st_size, found.st_mtime_ns)
+        return self._before.holds(source.key, size, modified)
 
     def _takes_over(self, source: Source) -> bool:
         return self._move and source.removable
@@ -211,7 +212,6 @@ class _Import:
             batch = self._batches[0]
             all_written = iter(self._helpers.finish(batch.task, self._watch))
             while batch.items:
-                self._watch()
                 source, order = batch.items.popleft()  # from here on it is nobody else's to remove
                 written = next(all_written) if order is not None else None
                 if order is None or written is None or not self._has_taken(source, order, written):
@@ -242,8 +242,8 @@ def _begin(
     reception: Reception | None = None
     try:
         with source.open() as file:
-            state = State.of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
-            if not taking_over and before.holds(source.key, state.size, state.modified):
+            state = state_of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
+            if not taking_over and before.holds(source.key, *state[2:]):
                 return Imported(source.name, DONE_BEFORE)
             reception = _take(archive, file, line, watch)
     except _NoInstance as what:

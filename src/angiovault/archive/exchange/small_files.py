@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from angiovault.archive import filemeta, layout
+from angiovault.archive.adding import TAGS
 from angiovault.archive.durable import fsync_directory
 from angiovault.archive.exchange.import_sources import MEDIA_STORAGE_DIRECTORY
+from angiovault.archive.exchange.taking_over import State, state_of
 from angiovault.archive.header import DatasetScanner
 from angiovault.archive.incoming import begin_write_back
 
-LARGEST: Final = 512 << 10
+LARGEST: Final = 1 << 20
 """Bytes of a small file."""
 
 _SOURCE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -51,8 +53,8 @@ class Written(NamedTuple):
 
     Attributes
     ----------
-    state : tuple
-        Device, number, size and time of modification (ns) of the file that was read.
+    state : State
+        That of the file that was read.
     header : tuple
         The values of a `header.Header`.
     digest : str
@@ -61,13 +63,16 @@ class Written(NamedTuple):
         Bytes of the data set.
     place : str
         Its place in the first folder.
+    head : bytes
+        What the index keeps of the instance, see `adding.Entry`.
     """
 
-    state: tuple[int, int, int, int]
+    state: State
     header: tuple[str, dict[int, bytes], bool, str, frozenset[int]]
     digest: str
     size: int
     place: str
+    head: bytes
 
 
 def write_all(orders: Sequence[Order]) -> list[Written | None]:
@@ -135,10 +140,11 @@ def _write(order: Order, made: dict[str, int]) -> Written | None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     begin_write_back(descriptor)
     values = header.transfer_syntax, header.elements, header.complete, header.problem, header.unknown_vr
-    return Written(state, values, digest, len(body), str(layout.place(header, digest)))
+    head = header.encoded(TAGS["IMAGE"])
+    return Written(state, values, digest, len(body), str(layout.place(header, digest)), head)
 
 
-def _read(path: str) -> tuple[tuple[int, int, int, int], bytes] | None:
+def _read(path: str) -> tuple[State, bytes] | None:
     """Read a small regular file whole; None when it is none."""
     descriptor = os.open(path, _SOURCE)
     try:
@@ -150,4 +156,4 @@ def _read(path: str) -> tuple[tuple[int, int, int, int], bytes] | None:
         os.close(descriptor)
     if len(data) != found.st_size:  # it is being written
         return None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), data
+    return state_of(found), data
