@@ -248,7 +248,7 @@ class Archive:
             raise NotMounted(self._closed)
         return Reception(self.store, self.settler, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
 
-    def take_written(self, path: Path, entry: Entry) -> Receipt:
+    def take_written(self, path: Path, entry: Entry, folder_is_ready: bool = False) -> Receipt:
         """Take in an instance that somebody wrote into a file of the incoming folder, see `Store.incoming_with_room`.
 
         Parameters
@@ -257,13 +257,15 @@ class Archive:
             The file, sealed; it is durable and so is its name.
         entry : Entry
             What the index is to know of it; its place is that in the first folder.
+        folder_is_ready : bool
+            Whether another was taken into the same folder just now, so that it need not be looked at again.
 
         Raises
         ------
         NotMounted, NoRoom, StorageError
             When it cannot be taken in; the file is the caller's as before.
         """
-        return take_written(self.store, self.settler, path, entry)
+        return take_written(self.store, self.settler, path, entry, folder_is_ready)
 
     def rest(self, seconds: float) -> None:
         """Settle what was received, at the end of an association or an import; what cannot be in time comes later."""

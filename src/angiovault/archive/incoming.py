@@ -70,9 +70,9 @@ class IncomingFolder:
             self.drop_spares()
             return Incoming(self, self._take(), head, vouched_at, received)
 
-    def names(self, count: int) -> list[Path]:
-        """Return paths for files of this process which the caller makes himself, and makes durable with the folder."""
-        return [self.path / f"{self._prefix}{next(self._numbers):08x}" for _ in range(count)]
+    def name(self) -> Path:
+        """Return a new path for a file of this process; whoever makes it makes the name durable, too."""
+        return self.path / f"{self._prefix}{next(self._numbers):08x}"
 
     def _take(self) -> Path:
         """Return a file of a durable name; more of them are made each time, as long as instances keep coming."""
@@ -87,7 +87,7 @@ class IncomingFolder:
         made: list[Path] = []
         try:
             for _ in range(count):
-                path = self.path / f"{self._prefix}{next(self._numbers):08x}"
+                path = self.name()
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
                 made.append(path)
             fsync_directory(self.path)

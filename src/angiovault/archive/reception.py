@@ -182,10 +182,10 @@ class Reception:
         self._entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
 
 
-def take_written(store: Store, settler: Settler, path: Path, entry: Entry) -> Receipt:
+def take_written(store: Store, settler: Settler, path: Path, entry: Entry, folder_is_ready: bool) -> Receipt:
     """Take in an instance whose file lies durable and sealed in the incoming folder; see `Archive.take_written`."""
     place = store.place_beside(path, entry.place)
-    if store.elsewhere(place) is None:
+    if not folder_is_ready and store.elsewhere(place) is None:
         store.make_folder(place)
     item = Sealed(path, entry if place == entry.place else replace(entry, place=place), lambda _: None)
     settler.join(item)

@@ -153,7 +153,7 @@ class Settler:
             self._last_turn += 1
             item.number = self._last_turn
             self._line[item.number] = item
-            if len(self._line) == 1 or len(self._line) >= _TOGETHER:
+            if len(self._line) in (1, _TOGETHER):
                 self._work.notify()
             self._start()
 

@@ -14,7 +14,7 @@ from angiovault.archive.archive import LOST, SET_ASIDE, Archive, Receipt, Recept
 from angiovault.archive.exchange.helpers import Helpers, Task
 from angiovault.archive.exchange.import_sources import FAILED, Source
 from angiovault.archive.exchange.imported_before import ImportedBefore
-from angiovault.archive.exchange.small_files import Order, Written
+from angiovault.archive.exchange.small_files import Written
 from angiovault.archive.exchange.taking_over import Removal, State, remove_sources
 from angiovault.archive.header import Header
 
@@ -90,8 +90,8 @@ class Line:
         if len(self._read) >= TOGETHER or sum(sizes) >= _BYTES_TOGETHER:
             self.keep()
 
-    def take(self, source: Source, taking_over: bool, order: Order, written: Written) -> None:
-        """Join the line with a small file that is durable already.
+    def take(self, source: Source, taking_over: bool, path: Path, written: Written, folder_is_ready: bool) -> None:
+        """Join the line with a small file that is durable already, see `Archive.take_written`.
 
         Raises
         ------
@@ -102,10 +102,9 @@ class Line:
             self.keep()
         header = Header(*written.header)
         place = PurePosixPath(written.place)
-        entry = Entry(header, written.digest, written.size, place, order.received, "", written.head)
-        receipt = self._archive.take_written(Path(order.target), entry)
-        taken = Taken(header.sop_instance_uid, source, written.state, taking_over)
-        self._kept.append((taken, receipt))
+        entry = Entry(header, written.digest, written.size, place, written.received, "", written.head)
+        receipt = self._archive.take_written(path, entry, folder_is_ready)
+        self._kept.append((Taken(header.sop_instance_uid, source, written.state, taking_over), receipt))
 
     def has(self, sop_instance_uid: str) -> bool:
         """Return whether an instance is on its way."""

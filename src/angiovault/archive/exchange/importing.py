@@ -133,12 +133,12 @@ class _Batch:
     Attributes
     ----------
     items : deque
-        The sources that are not in the line yet, with the orders of those that may be small files.
+        The sources that are not in the line yet, each with the file into which it is written ahead, if it is small.
     task : Task
         All of the orders.
     """
 
-    items: deque[tuple[Source, Order | None]]
+    items: deque[tuple[Source, Path | None]]
     task: Task[Order, Written | None]
 
 
@@ -179,20 +179,19 @@ class _Import:
         """End the helpers, who may be writing, and remove what is not in the line."""
         self._helpers.close()
         for batch in self._batches:
-            remove(order for _, order in batch.items if order is not None)
+            remove(target for _, target in batch.items if target is not None)
 
     def _give(self) -> None:
         """Let the small files among the latest sources be written ahead, if there is much room."""
-        folder = self._archive.store.incoming_with_room(_ROOM)
         sources, self._sources = self._sources, []
-        files = [folder is not None and not source.outcome and not self._is_done(source) for source in sources]
-        names = iter(folder.names(sum(files)) if folder is not None else ())
-        orders = [
-            Order(str(source.path), str(next(names)), now()) if is_file else None
-            for source, is_file in zip(sources, files, strict=True)
+        folder = self._archive.store.incoming_with_room(_ROOM)
+        targets = [
+            folder.name() if folder is not None and not source.outcome and not self._is_done(source) else None
+            for source in sources
         ]
-        task = self._helpers.give(write_all, [order for order in orders if order is not None])
-        self._batches.append(_Batch(deque(zip(sources, orders, strict=True)), task))
+        files = [(source, target) for source, target in zip(sources, targets, strict=True) if target is not None]
+        task = self._helpers.give(write_all, [Order(str(source.path), str(target), now()) for source, target in files])
+        self._batches.append(_Batch(deque(zip(sources, targets, strict=True)), task))
 
     def _is_done(self, source: Source) -> bool:
         if self._takes_over(source):
@@ -211,21 +210,21 @@ class _Import:
         while len(self._batches) > ahead:
             batch = self._batches[0]
             all_written = iter(self._helpers.finish(batch.task, self._watch))
+            latest = ""
             while batch.items:
-                source, order = batch.items.popleft()  # from here on it is nobody else's to remove
-                written = next(all_written) if order is not None else None
-                if order is None or written is None or not self._has_taken(source, order, written):
+                source, target = batch.items.popleft()  # from here on its file is nobody else's to remove
+                written = next(all_written) if target is not None else None
+                if target is None or written is None:
+                    self._read(source)
+                    continue
+                folder = written.place.rpartition("/")[0]
+                try:
+                    self._line.take(source, self._takes_over(source), target, written, folder == latest)
+                    latest = folder
+                except StorageError:  # one by one it may do, or it is said why not
+                    remove([target])
                     self._read(source)
             self._batches.popleft()
-
-    def _has_taken(self, source: Source, order: Order, written: Written) -> bool:
-        """Bring what was written ahead into the line; False, and its file removed, when that cannot be done."""
-        try:
-            self._line.take(source, self._takes_over(source), order, written)
-        except StorageError:  # one by one it may do, or it is said why not
-            remove([order])
-            return False
-        return True
 
     def _read(self, source: Source) -> None:
         self._line.add(

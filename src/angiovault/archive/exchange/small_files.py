@@ -63,6 +63,8 @@ class Written(NamedTuple):
         Bytes of the data set.
     place : str
         Its place in the first folder.
+    received : str
+        The time of receipt in its head.
     head : bytes
         What the index keeps of the instance, see `adding.Entry`.
     """
@@ -72,6 +74,7 @@ class Written(NamedTuple):
     digest: str
     size: int
     place: str
+    received: str
     head: bytes
 
 
@@ -92,7 +95,7 @@ def write_all(orders: Sequence[Order]) -> list[Written | None]:
         for folder in {Path(order.target).parent for order in orders if order.target in made}:
             fsync_directory(folder)
     except OSError:
-        remove(orders)
+        remove(order.target for order in orders)
         return [None] * len(orders)
     finally:
         for descriptor in made.values():
@@ -100,11 +103,11 @@ def write_all(orders: Sequence[Order]) -> list[Written | None]:
     return written
 
 
-def remove(orders: Iterable[Order]) -> None:
-    """Remove the files that were, or may have been, made for orders."""
-    for order in orders:
+def remove(targets: Iterable[str | Path]) -> None:
+    """Remove files that were, or may have been, made."""
+    for target in targets:
         with contextlib.suppress(OSError):  # it was not made, or the volume is gone
-            Path(order.target).unlink(missing_ok=True)
+            Path(target).unlink(missing_ok=True)
 
 
 def _write(order: Order, made: dict[str, int]) -> Written | None:
@@ -140,8 +143,8 @@ def _write(order: Order, made: dict[str, int]) -> Written | None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     begin_write_back(descriptor)
     values = header.transfer_syntax, header.elements, header.complete, header.problem, header.unknown_vr
-    head = header.encoded(TAGS["IMAGE"])
-    return Written(state, values, digest, len(body), str(layout.place(header, digest)), head)
+    place = str(layout.place(header, digest))
+    return Written(state, values, digest, len(body), place, order.received, header.encoded(TAGS["IMAGE"]))
 
 
 def _read(path: str) -> tuple[State, bytes] | None:
