@@ -114,6 +114,7 @@ def import_paths(
             work = stack.enter_context(contextlib.closing(_Import(archive, before, helpers, line, move, watch)))
             try:
                 for source in find_sources(paths, archive.store, move):
+                    watch()
                     work.add(source)
                     yield from line.results()
                 work.finish()
@@ -212,6 +213,7 @@ class _Import:
             all_written = iter(self._helpers.finish(batch.task, self._watch))
             latest = ""
             while batch.items:
+                self._watch()
                 source, target = batch.items.popleft()  # from here on its file is nobody else's to remove
                 written = next(all_written) if target is not None else None
                 if target is None or written is None:
