@@ -20,11 +20,12 @@ from angiovault.archive.header import Header
 
 log = logging.getLogger(__name__)
 
-TOGETHER: Final = 48
+TOGETHER: Final = 64
+"""As many as are settled together, see `settling`, so that one batch is settled while the next is read."""
 _BYTES_TOGETHER: Final = 32 << 20
-_LAG: Final = 48
+_LAG: Final = TOGETHER
 """Instances whose outcome is not asked for yet: they are settled, many together, while the next are read."""
-_REMOVED_AT_ONCE: Final = 2
+_REMOVED_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
