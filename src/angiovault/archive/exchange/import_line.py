@@ -145,8 +145,11 @@ class Line:
         """
         while len(self._kept) >= (1 if all_of_them else _LAG + TOGETHER):
             self._settled.append(self._settle(min(len(self._kept), TOGETHER)))
-        while len(self._settled) > (0 if all_of_them else _REMOVED_AT_ONCE):
-            results, task = self._settled.popleft()
+        while self._settled:
+            results, task = self._settled[0]
+            if task.results is None and not all_of_them and len(self._settled) <= _REMOVED_AT_ONCE:
+                break
+            self._settled.popleft()
             reasons = iter(self._helpers.finish(task, self._watch))
             for result, is_removed in results:
                 reason = next(reasons) if is_removed else ""
