@@ -77,7 +77,7 @@ _COUNT_AND_LIST: Final = _COUNT_IN_STUDY.replace(" WHERE", ", modalities = ?, so
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file to be indexed: its header, and what the archive knows of it."""
+    """One file to be indexed: its header, and what the archive knows of it; `head` when it is encoded already."""
 
     header: Header
     digest: str
@@ -85,6 +85,7 @@ class Entry:
     place: PurePosixPath
     received: str
     calling: str
+    head: bytes = b""
 
     @property
     def content(self) -> str:
@@ -167,7 +168,7 @@ class Adding:
         study = self._study(entry)
         series = self._series(header, study)
         version = 1 + max((version for version, _ in known), default=0)
-        head = header.encoded(TAGS["IMAGE"])
+        head = entry.head or header.encoded(TAGS["IMAGE"])
         row = (
             *(uid, version, content, int(current), series.id, header.sop_class_uid, header.transfer_syntax),
             *(_bounded(header.integer(0x00200013)), entry.digest, entry.size, self._folder(folder), file),

@@ -32,7 +32,7 @@ from angiovault.archive.index import (
     WrongArchive,
 )
 from angiovault.archive.journal import Journals
-from angiovault.archive.reception import DatasetMismatch, Receipt, Reception
+from angiovault.archive.reception import DatasetMismatch, Receipt, Reception, take_written
 from angiovault.archive.settling import LOST, Settler
 from angiovault.archive.store import NotMounted, StorageError, Store, as_storage_error
 from angiovault.indexurl import IndexURL
@@ -254,6 +254,25 @@ class Archive:
         if self._closed:
             raise NotMounted(self._closed)
         return Reception(self.store, self.settler, sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
+
+    def take_written(self, path: Path, entry: Entry, folder_is_ready: bool = False) -> Receipt:
+        """Take in an instance that somebody wrote into a file of the incoming folder, see `Store.incoming_with_room`.
+
+        Parameters
+        ----------
+        path : Path
+            The file, sealed; it is durable and so is its name.
+        entry : Entry
+            What the index is to know of it; its place is that in the first folder.
+        folder_is_ready : bool
+            Whether another was taken into the same folder just now, so that it need not be looked at again.
+
+        Raises
+        ------
+        NotMounted, NoRoom, StorageError
+            When it cannot be taken in; the file is the caller's as before.
+        """
+        return take_written(self.store, self.settler, path, entry, folder_is_ready)
 
     def rest(self, seconds: float) -> None:
         """Settle what was received, at the end of an association or an import; what cannot be in time comes later."""

@@ -83,6 +83,13 @@ def vouched(digest: str, received: str) -> bytes:
     return f"sha256={digest} received={received}".encode("ascii")
 
 
+def sealed(meta: FileMeta, digest: str, received: str) -> bytes:
+    """Return the head of a new file whose data set is there already, received from no device."""
+    head, at = build(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax, received, "")
+    vouch = vouched(digest, received)
+    return head[:at] + vouch + head[at + len(vouch) :]
+
+
 def read(file: BinaryIO) -> FileMeta:
     """Read the head of a file and leave it positioned at the data set.
 

@@ -70,6 +70,10 @@ class IncomingFolder:
             self.drop_spares()
             return Incoming(self, self._take(), head, vouched_at, received)
 
+    def name(self) -> Path:
+        """Return a new path for a file of this process; whoever makes it makes the name durable, too."""
+        return self.path / f"{self._prefix}{next(self._numbers):08x}"
+
     def _take(self) -> Path:
         """Return a file of a durable name; more of them are made each time, as long as instances keep coming."""
         with self._lock:
@@ -83,7 +87,7 @@ class IncomingFolder:
         made: list[Path] = []
         try:
             for _ in range(count):
-                path = self.path / f"{self._prefix}{next(self._numbers):08x}"
+                path = self.name()
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
                 made.append(path)
             fsync_directory(self.path)
@@ -256,6 +260,11 @@ def _find_write_back() -> Callable[[int, int, int], object]:
 
 
 _write_back = _find_write_back()
+
+
+def begin_write_back(descriptor: int) -> None:
+    """Let the system begin to write a file to the disk, so that the syncs of several files share the work."""
+    _write_back(descriptor, 0, 0)
 
 
 class Incoming:

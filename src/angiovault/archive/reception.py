@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from angiovault.archive import layout
@@ -180,3 +180,19 @@ class Reception:
         self._turn = self._settler.turn(incoming)
         incoming.vouch()
         self._entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
+
+
+def take_written(store: Store, settler: Settler, path: Path, entry: Entry, folder_is_ready: bool) -> Receipt:
+    """Take in an instance whose file lies durable and sealed in the incoming folder; see `Archive.take_written`."""
+    place = store.place_beside(path, entry.place)
+    if not folder_is_ready and store.elsewhere(place) is None:
+        store.make_folder(place)
+    item = Sealed(path, entry if place == entry.place else replace(entry, place=place), lambda _: None)
+    settler.join(item)
+    return Receipt(
+        entry.header,
+        entry.digest,
+        entry.size,
+        lambda: item.entry.place if item.entry is not None else place,
+        lambda: settler.outcome(item),
+    )

@@ -139,6 +139,24 @@ class Settler:
                 self._work.notify()
             self._start()
 
+    def join(self, item: Sealed) -> None:
+        """Take in a durable instance that has its time of receipt already.
+
+        Raises
+        ------
+        StorageError
+            When nothing can be settled now; it is not taken in then.
+        """
+        with self._lock:
+            if self._problem or len(self._line) >= _MOST_WAITING:
+                self._wait(lambda: not self._problem and len(self._line) < _MOST_WAITING)
+            self._last_turn += 1
+            item.number = self._last_turn
+            self._line[item.number] = item
+            if len(self._line) in (1, _TOGETHER):
+                self._work.notify()
+            self._start()
+
     def recover(self, paths: Iterable[Path]) -> None:
         """Let what an earlier run left be settled, before anything that comes now."""
         with self._lock:

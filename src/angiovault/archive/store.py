@@ -25,7 +25,7 @@ from angiovault.archive.durable import (
 )
 from angiovault.archive.durable import make_folder as make_folder_durably
 from angiovault.archive.folder import MARKER, PRIVATE_FOLDER, SECOND, Marker, StorageFolder
-from angiovault.archive.incoming import Incoming, IncomingFolders, now
+from angiovault.archive.incoming import Incoming, IncomingFolder, IncomingFolders, now
 
 __all__ = ["MARKER", "PRIVATE_FOLDER", "SECOND", "NoRoom", "NotMounted", "StorageError", "Store", "as_storage_error"]
 
@@ -120,6 +120,8 @@ class Store:
         StorageError
             When that cannot be seen.
         """
+        if len(self.folders) == 1:
+            return None
         folder, inside = self._folder_of(place)
         for other, prefix in zip(self.folders, ("", SECOND), strict=False):
             with as_storage_error(f"cannot look for {inside} in {other.root}"):
@@ -237,6 +239,19 @@ class Store:
         if incoming.folder is not self._first.incoming:
             self._see_it_still_belongs(incoming)
         return incoming
+
+    def incoming_with_room(self, size: int) -> IncomingFolder | None:
+        """Return the incoming folder of the first folder if so many bytes surely fit in, for files made by the caller.
+
+        Raises
+        ------
+        NotMounted, StorageError
+            When it is away.
+        """
+        self.check_mounted()
+        with as_storage_error("cannot write to the storage"):
+            fits = self._first.free_bytes()[0] > size and not self._first.ran_out
+        return self._first.incoming if fits else None
 
     def _begin(self, head: bytes, vouched_at: int, received: str) -> Incoming:
         """Open a file in the first folder that has room."""

@@ -23,11 +23,12 @@ IDENTIFYING: Final = (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _S
 LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
-_USUAL_VRS: Final = {tag: vr.encode() for tag, (_, vr) in WANTED.items()}
-_NO_VRS: Final = dict.fromkeys(WANTED, b"")
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED: Final = 0xFFFFFFFF
 _LITTLE_TAG_LENGTH, _BIG_TAG_LENGTH = struct.Struct("<HHL"), struct.Struct(">HHL")
+
+
+_USUAL: Final = {tag: vr.encode() for tag, (_, vr) in WANTED.items()}
 
 
 class _Unreadable(Exception):
@@ -92,11 +93,11 @@ class Walk:
     def _step_over(self, view: memoryview, begin: int, end: int) -> int:
         """Take the elements of the top level that have come whole; return their size, 0 if the first is none such.
 
-        That is most of all elements. The others, and what cannot be read, are left to the walk by single steps.
+        That is most of all elements, so here it counts how often something is looked up. The others, and what cannot
+        be read, are left to the walk by single steps.
         """
-        position, vr, implicit, start = begin, b"", self._implicit, self._start.unpack_from
-        elements, usual = self.elements, _NO_VRS if implicit else _USUAL_VRS
-        room = self._quick_room()
+        implicit, start, elements, usual = self._implicit, self._start.unpack_from, self.elements, _USUAL.get
+        position, tag, vr = begin, self._tag, b""
         while end - position >= 12:
             value = position + 8
             if implicit:
@@ -111,24 +112,22 @@ class Walk:
             if group == 0xFFFE or length > end - value:  # or of undefined length
                 break
             position = value + length
-            self._tag = tag = group << 16 | number
-            if tag not in WANTED:
+            tag = group << 16 | number
+            wanted = usual(tag)
+            if wanted is None:
                 continue
-            if vr == usual[tag] and length <= room and tag not in elements and tag not in self.passed_over:
-                room -= length  # what `_begin` would say, without asking it
-            else:
-                self._begin(tag, vr, length)
-                if self._capture is None:
-                    continue
+            if (vr == wanted or not vr) and length <= LONGEST_SEQUENCE <= MOST_CAPTURED - self._captured:
+                if tag not in elements and tag not in self.passed_over:
+                    elements[tag] = view[value:position].tobytes()
+                    self._captured += length
+                continue
+            self._begin(tag, vr, length)
+            if self._capture is not None:
+                elements[tag] = view[value:position].tobytes()
+                self._captured += length
                 self._capture = None
-                room = self._quick_room(length)
-            elements[tag] = bytes(view[value:position])
-            self._captured += length
+        self._tag = tag
         return position - begin
-
-    def _quick_room(self, more: int = 0) -> int:
-        """Return how many bytes are certain to be captured yet, whatever they are, when `more` will have been."""
-        return min(LONGEST_SEQUENCE, MOST_CAPTURED - self._captured - more)
 
     @property
     def skippable(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
 from collections import deque
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.archive import LOST, SET_ASIDE, Archive, DatasetMismatch, Receipt, Reception
+from angiovault.archive.archive import Archive, DatasetMismatch, Reception
+from angiovault.archive.exchange.helpers import Helpers, Task
+from angiovault.archive.exchange.import_line import TOGETHER, Imported, Line, Read, Taken
 from angiovault.archive.exchange.import_sources import (
     FAILED,
     MEDIA_STORAGE_DIRECTORY,
@@ -23,6 +24,8 @@ from angiovault.archive.exchange.import_sources import (
     find_sources,
 )
 from angiovault.archive.exchange.imported_before import ImportedBefore
+from angiovault.archive.exchange.small_files import Order, Written, remove, write_all
+from angiovault.archive.exchange.taking_over import state_of
 from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
@@ -30,7 +33,7 @@ from angiovault.archive.incoming import now
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import NoRoom, StorageError, Store
 
-log = logging.getLogger(__name__)
+__all__ = ["DONE_BEFORE", "Imported", "count_files", "import_paths"]
 
 DONE_BEFORE: Final = "done before"
 
@@ -38,47 +41,11 @@ _CHUNK: Final = 1 << 20
 _REST_SECONDS: Final = 5.0
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
-_TOGETHER: Final = 48
-_BYTES_TOGETHER: Final = 32 << 20
+_LOOK_EVERY: Final = 16
+_ROOM: Final = 256 << 20
+"""Bytes that must be free for small files to be written ahead, several times what that needs."""
 
 Watch = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What became of one source.
-
-    Attributes
-    ----------
-    source : str
-        The file, or file and member of a ZIP.
-    outcome : str
-        ``stored``, ``duplicate`` or ``conflict`` as in a `Receipt`; ``done before`` when an earlier import took the
-        unchanged file; ``skipped`` for what is no instance; ``failed``.
-    reason : str
-        Why it was skipped or failed, or why a file to be taken over was left where it was.
-    size : int
-        Bytes of the data set that was taken in.
-    """
-
-    source: str
-    outcome: str
-    reason: str = ""
-    size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """By what a file is known to be the same and unchanged."""
-
-    device: int
-    number: int
-    size: int
-    modified: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> _State:
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class _NoInstance(Exception):
@@ -140,113 +107,144 @@ def import_paths(
     """
     archive.check()
     try:
-        with ImportedBefore(archive.store) as before, contextlib.closing(_Line(archive, before)) as line:
+        with contextlib.ExitStack() as stack:
+            before = stack.enter_context(ImportedBefore(archive.store))
+            helpers = stack.enter_context(contextlib.closing(Helpers()))
+            line = stack.enter_context(contextlib.closing(Line(archive, before, helpers, watch)))
+            work = stack.enter_context(contextlib.closing(_Import(archive, before, helpers, line, move, watch)))
             try:
                 for source in find_sources(paths, archive.store, move):
-                    line.add(_begin(archive, source, before, line, move, watch))
-                    yield from line.results(_TOGETHER)
+                    watch()
+                    work.add(source)
+                    yield from line.results()
+                work.finish()
                 line.keep()
             except StorageError:
-                yield from line.results()
+                yield from line.results(all_of_them=True)
                 raise
-            yield from line.results()
+            yield from line.results(all_of_them=True)
     finally:
         archive.rest(_REST_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A source that has been read whole."""
+@dataclass(slots=True)
+class _Batch:
+    """Sources that follow one another, and the task in which the small files among them are written ahead.
 
-    uid: str
-    source: Source
-    state: _State
-    size: int
-    taking_over: bool
-    reception: Reception
-
-
-class _Line:
-    """Sources on their way: first read, then made durable many together, then settled while the next are read.
-
-    One after the other would cost a sync and a commit of the index for each.
+    Attributes
+    ----------
+    items : deque
+        The sources that are not in the line yet, each with the file into which it is written ahead, if it is small.
+    task : Task
+        All of the orders.
     """
 
-    def __init__(self, archive: Archive, before: ImportedBefore) -> None:
+    items: deque[tuple[Source, Path | None]]
+    task: Task[Order, Written | None]
+
+
+class _Import:
+    """The way of the sources into the line, in their order."""
+
+    def __init__(
+        self, archive: Archive, before: ImportedBefore, helpers: Helpers, line: Line, move: bool, watch: Watch
+    ) -> None:
         self._archive = archive
         self._before = before
-        self._read: list[_Taken | Imported] = []
-        self._kept: deque[tuple[_Taken, Receipt] | Imported] = deque()
+        self._line = line
+        self._move = move
+        self._watch = watch
+        self._helpers = helpers
+        self._sources: list[Source] = []
+        self._batches: deque[_Batch] = deque()
 
-    def add(self, item: _Taken | Imported) -> None:
-        """Join the line."""
-        self._read.append(item)
-        taken = [one.size for one in self._read if isinstance(one, _Taken)]
-        if len(self._read) >= _TOGETHER or sum(taken) >= _BYTES_TOGETHER:
-            self.keep()
+    def add(self, source: Source) -> None:
+        """Take the next source."""
+        if source.member is not None:  # its ZIP file is open only as long as nobody asks for the next source
+            self.finish()
+            self._read(source)
+            return
+        self._sources.append(source)
+        if len(self._sources) >= TOGETHER:
+            self._give()
+            self._finish_but(self._helpers.ahead)
+        elif len(self._sources) % _LOOK_EVERY == 0:
+            self._helpers.look()
 
-    def has(self, sop_instance_uid: str) -> bool:
-        """Return whether an instance is on its way."""
-        kept = (item[0] for item in self._kept if isinstance(item, tuple))
-        read = (item for item in self._read if isinstance(item, _Taken))
-        return any(item.uid == sop_instance_uid for item in (*kept, *read))
-
-    def keep(self) -> None:
-        """Make durable what has been read.
-
-        Raises
-        ------
-        StorageError
-            When that cannot be done; what came before it in the line is durable.
-        """
-        try:
-            for item in self._read:
-                if isinstance(item, Imported):
-                    self._kept.append(item)
-                else:
-                    with item.reception:
-                        self._kept.append((item, item.reception.keep()))
-        finally:
-            self.close()
+    def finish(self) -> None:
+        """Bring all sources that have come into the line."""
+        self._give()
+        self._finish_but(0)
 
     def close(self) -> None:
-        """Give up what is not durable."""
-        for item in self._read:
-            if isinstance(item, _Taken):
-                item.reception.close()
-        self._read.clear()
+        """End the helpers, who may be writing, and remove what is not in the line."""
+        self._helpers.close()
+        for batch in self._batches:
+            remove(target for _, target in batch.items if target is not None)
 
-    def results(self, but: int = 0) -> Iterator[Imported]:
-        """Yield what became of those who are durable, but not of the last few, which may still be being settled."""
-        while len(self._kept) > but:
-            item = self._kept.popleft()
-            yield item if isinstance(item, Imported) else self._result(*item)
+    def _give(self) -> None:
+        """Let the small files among the latest sources be written ahead, if there is much room."""
+        sources, self._sources = self._sources, []
+        folder = self._archive.store.incoming_with_room(_ROOM)
+        targets = [
+            folder.name() if folder is not None and not source.outcome and not self._is_done(source) else None
+            for source in sources
+        ]
+        files = [(source, target) for source, target in zip(sources, targets, strict=True) if target is not None]
+        task = self._helpers.give(write_all, [Order(str(source.path), str(target), now()) for source, target in files])
+        self._batches.append(_Batch(deque(zip(sources, targets, strict=True)), task))
 
-    def _result(self, taken: _Taken, receipt: Receipt) -> Imported:
-        source, outcome, reason = taken.source, receipt.outcome, ""
-        if outcome == SET_ASIDE:
-            return Imported(source.name, FAILED, f"in the archive, but the index does not take it: {receipt.place}")
-        if outcome == LOST:
-            return Imported(source.name, FAILED, "somebody else removed it from the archive's incoming folder")
-        if taken.taking_over:
-            reason = _remove(self._archive, source.path, taken.state, receipt)
-        else:
-            self._before.add(source.key, taken.state.size, taken.state.modified, receipt.place)
-        return Imported(source.name, outcome, reason, receipt.size)
+    def _is_done(self, source: Source) -> bool:
+        if self._takes_over(source):
+            return False
+        try:
+            _, _, size, modified = state_of(source.path.stat())
+        except OSError:  # said when it is read
+            return False
+        return self._before.holds(source.key, size, modified)
+
+    def _takes_over(self, source: Source) -> bool:
+        return self._move and source.removable
+
+    def _finish_but(self, ahead: int) -> None:
+        """Bring the oldest batches into the line, all but so many."""
+        while len(self._batches) > ahead:
+            batch = self._batches[0]
+            all_written = iter(self._helpers.finish(batch.task, self._watch))
+            latest = ""
+            while batch.items:
+                self._watch()
+                source, target = batch.items.popleft()  # from here on its file is nobody else's to remove
+                written = next(all_written) if target is not None else None
+                if target is None or written is None:
+                    self._read(source)
+                    continue
+                folder = written.place.rpartition("/")[0]
+                try:
+                    self._line.take(source, self._takes_over(source), target, written, folder == latest)
+                    latest = folder
+                except StorageError:  # one by one it may do, or it is said why not
+                    remove([target])
+                    self._read(source)
+            self._batches.popleft()
+
+    def _read(self, source: Source) -> None:
+        self._line.add(
+            _begin(self._archive, source, self._before, self._line, self._takes_over(source), self._watch)
+        )
 
 
 def _begin(
-    archive: Archive, source: Source, before: ImportedBefore, line: _Line, move: bool, watch: Watch
-) -> _Taken | Imported:
+    archive: Archive, source: Source, before: ImportedBefore, line: Line, taking_over: bool, watch: Watch
+) -> Read | Imported:
     """Read a source."""
     if source.outcome:
         return Imported(source.name, source.outcome, source.reason)
-    taking_over = move and source.removable
     reception: Reception | None = None
     try:
         with source.open() as file:
-            state = _State.of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
-            if not taking_over and before.holds(source.key, state.size, state.modified):
+            state = state_of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
+            if not taking_over and before.holds(source.key, *state[2:]):
                 return Imported(source.name, DONE_BEFORE)
             reception = _take(archive, file, line, watch)
     except _NoInstance as what:
@@ -255,10 +253,10 @@ def _begin(
         if reception is not None:  # its source could not be closed
             reception.close()
         return Imported(source.name, FAILED, str(error) or type(error).__name__)
-    return _Taken(reception.sop_instance_uid, source, state, reception.size, taking_over, reception)
+    return Read(Taken(reception.sop_instance_uid, source, state, taking_over), reception)
 
 
-def _take(archive: Archive, file: BinaryIO, line: _Line, watch: Watch) -> Reception:
+def _take(archive: Archive, file: BinaryIO, line: Line, watch: Watch) -> Reception:
     if file.read(132)[128:] != b"DICM":
         raise _NoInstance("not a DICOM file")
     file.seek(0)
@@ -284,7 +282,7 @@ def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
 
 
 def _copy(
-    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: _Line, watch: Watch
+    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, watch: Watch
 ) -> Reception:
     """Return a complete reception; whoever keeps it closes it."""
     try:
@@ -296,7 +294,7 @@ def _copy(
 
 
 def _copy_once(
-    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: _Line, watch: Watch
+    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, watch: Watch
 ) -> Reception:
     file.seek(meta.offset)
     calling, received = _origin(archive, meta, uids[1], line)
@@ -315,7 +313,7 @@ def _copy_once(
         return reception
 
 
-def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str, line: _Line) -> tuple[str, str]:
+def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str, line: Line) -> tuple[str, str]:
     """Return calling AE title and time of receipt that a file of another AngioVault archive keeps; '' for the usual.
 
     A further version of an instance that is here gets the time of now, as the first one received stays current even
@@ -336,22 +334,3 @@ def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str, line: _Line
     except (IndexUnavailable, StorageError):
         return calling, ""
     return calling, "" if known else meta.received
-
-
-def _remove(archive: Archive, path: Path, state: _State, receipt: Receipt) -> str:
-    """Remove a source file that is in the archive; return why it was left instead, '' when it is gone."""
-    reason = ""
-    placed = archive.store.path(receipt.place)
-    try:
-        if _State.of(path.lstat()) != state:
-            reason = "it was changed meanwhile"
-        elif path.samefile(placed):
-            reason = "it is the archive's own file"
-        else:
-            path.unlink()
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        reason = f"in the archive, but not removed: {reason}"
-        log.warning("%s: %s", path, reason)
-    return reason
