@@ -12,6 +12,30 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 
 
+def is_running(pid: str) -> bool:
+    """Return whether there is a process of this number, written out, that has not ended."""
+    try:
+        _fields(pid)
+    except OSError:
+        return False
+    return True
+
+
+def _fields(pid: str) -> list[str]:
+    """Return what /proc/PID/stat says behind the command's name (proc(5)).
+
+    Raises
+    ------
+    OSError
+        When there is no such process.
+    """
+    # The command's name, in parentheses, may itself hold blanks and parentheses.
+    fields = Path("/proc", pid, "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    if fields[0] in "ZX":  # it has ended, and waits for its parent to notice
+        raise ProcessLookupError(pid)
+    return fields
+
+
 def identity(pid: int) -> str:
     """Return a line that names a process as no other will ever be named: its pid, start time and boot (proc(5)).
 
@@ -20,12 +44,9 @@ def identity(pid: int) -> str:
     OSError
         When there is no such process.
     """
-    # The command's name, in parentheses, may itself hold blanks and parentheses; the start time is field 22.
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    if fields[0] in "ZX":  # it has ended, and waits for its parent to notice
-        raise ProcessLookupError(pid)
+    start_time = _fields(str(pid))[19]
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{pid} {fields[19]} {boot}"
+    return f"{pid} {start_time} {boot}"
 
 
 def pid_of(line: str) -> int:

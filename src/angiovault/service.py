@@ -156,7 +156,7 @@ def serve(config: Config, config_file: Path | None, load: Callable[[], Config]) 
 def _serve(config: Config, config_file: Path | None, load: Callable[[], Config], receivers: Receivers) -> None:
     archive = archive_of(config)
     archive.settle_others = receivers.settle
-    receivers.on_loss = archive.recover
+    receivers.on_loss = lambda: _look_after_lost(archive)
     with Signals() as asked, contextlib.ExitStack() as stack:
         held = _Held(archive, stack)
         held.try_to_hold(starting=True)
@@ -185,6 +185,15 @@ def _serve(config: Config, config_file: Path | None, load: Callable[[], Config],
         if health is not None:
             health.close()
     log.info("stopped")
+
+
+def _look_after_lost(archive: Archive) -> None:
+    """Settle what a process acknowledged that is gone, and remove what it had not received whole."""
+    try:
+        archive.recover()
+        archive.store.incoming.remove_unfinished(but_ours=True)
+    except StorageError as error:
+        log.error("what a lost process received is looked after by the next start: %s", error)
 
 
 def _storing(archive: Archive) -> Handler:

@@ -13,7 +13,7 @@ import pytest
 from angiovault.dimse import receivers
 from harness.dcmtk import echoscu, findscu
 from harness.service import Service
-from harness.upper_layer import ABORT, CT_IMAGE, EXPLICIT, RawPeer, data_set
+from harness.upper_layer import ABORT, CT_IMAGE, DATA, EXPLICIT, RawPeer, data_set, pdu, pdv, store_rq
 from harness.waiting import wait_until
 
 ServiceFactory = Callable[..., Service]
@@ -109,9 +109,16 @@ def test_a_process_is_lost_and_nothing_else(service: ServiceFactory, peers: Exit
     for number, device in enumerate(sending):
         store(device, _STUDY, number)
     lost = serving(server)[which]
+    uid = f"{_STUDY}.0"
+    unfinished = sending[1 + which]
+    unfinished.message(unfinished.context(CT_IMAGE), store_rq(CT_IMAGE, uid))
+    unfinished.send(pdu(DATA, pdv(unfinished.context(CT_IMAGE), data_set(uid), last=False)))
+    incoming = server.storage / ".angiovault" / "incoming"
+    wait_until(lambda: any(file.stat().st_size for file in incoming.glob(f"{lost}-*")), "it to arrive")
     os.kill(lost, signal.SIGKILL)
     assert sending[1 + which].ending() == ABORT
     assert find(server, _STUDY) == 4
+    wait_until(lambda: not list(incoming.glob(f"{lost}-*")), "what it left to be gone")
     going_on = [device for number, device in enumerate(sending) if number != 1 + which]
     for number, device in enumerate((*going_on, *devices(server, peers)), 10):
         store(device, _STUDY, number)

@@ -21,6 +21,7 @@ from typing import Final
 
 from angiovault.archive import filemeta
 from angiovault.archive.durable import NoRoom, as_storage_error, fsync_directory
+from angiovault.processes import is_running
 
 _MOST_SPARES: Final = 32
 _FOLLOWED: Final = 2 << 20
@@ -103,14 +104,17 @@ class IncomingFolder:
             self._spares = []
             self._next = 1
 
-    def remove_unfinished(self) -> None:
-        """Remove what receptions that were cut off left behind, but not what another living process is writing."""
+    def remove_unfinished(self, but_ours: bool = False) -> None:
+        """Remove what receptions that were cut off left behind, but not what another living process is writing.
+
+        With `but_ours` not what has this process's number, either: it may be writing it.
+        """
         with as_storage_error("cannot clear the incoming folder"):
             for leftover in self.path.iterdir():
                 if leftover.is_symlink() or not leftover.is_file():  # what a NAS puts into every folder
                     continue
-                if not sealed(leftover) and not _of_another(leftover):
-                    leftover.unlink()
+                if not sealed(leftover) and not _of_another(leftover) and not (but_ours and _is_ours(leftover)):
+                    leftover.unlink(missing_ok=True)
 
     def is_used(self) -> bool:
         """Return whether anything is in the folder but what receptions that were cut off left behind.
@@ -152,10 +156,10 @@ class IncomingFolders:
         for folder in self._folders:
             folder.drop_spares()
 
-    def remove_unfinished(self) -> None:
-        """Remove what receptions that were cut off left behind, but not what another living process is writing."""
+    def remove_unfinished(self, but_ours: bool = False) -> None:
+        """Remove what receptions that were cut off left behind, see `IncomingFolder.remove_unfinished`."""
         for folder in self._folders:
-            folder.remove_unfinished()
+            folder.remove_unfinished(but_ours)
 
     def waiting(self, whose: str) -> Iterator[Path]:
         """Yield the sealed files, see `IncomingFolder.waiting`."""
@@ -166,7 +170,12 @@ class IncomingFolders:
 def _of_another(path: Path) -> bool:
     """Return whether a file belongs to another living process."""
     process = path.name.partition("-")[0]
-    return process != str(os.getpid()) and Path("/proc", process).exists()
+    return not _is_ours(path) and process.isdigit() and is_running(process)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file has the number of this process."""
+    return path.name.partition("-")[0] == str(os.getpid())
 
 
 def _remove(paths: list[Path]) -> None:

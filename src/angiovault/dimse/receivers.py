@@ -9,7 +9,6 @@ costing anything, and end with the one that made them; where one is lost, the ot
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import mmap
@@ -37,6 +36,7 @@ from angiovault.dimse.conversation import FAILURE, Ending, Handler, converse
 from angiovault.dimse.negotiation import Context
 from angiovault.dimse.tcp import TcpConnection
 from angiovault.dimse.wire import Wire
+from angiovault.processes import die_with
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ _LONGEST_JOB: Final = 1 << 17
 _PATIENCE: Final = 30.0
 _CLOSE_SECONDS: Final = 8.0
 _LOOK_AGAIN: Final = 0.01
-_PR_SET_PDEATHSIG: Final = 1
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -287,7 +286,9 @@ class _Process:
             try:
                 for other in (*others, self):
                     other.channel.close()
-                _die_with(parent)
+                for number in _IGNORED:
+                    signal.signal(number, signal.SIG_IGN)  # it is told to stop by its parent
+                die_with(parent)
                 _Worker(theirs, paces, make()).run()
                 status = 0
             except BaseException:
@@ -350,15 +351,6 @@ def _read_whole(descriptor: int, seconds: float | None) -> bytes | None:
         if not part:
             return bytes(answer[:-1]) if answer else None
         answer += part
-
-
-def _die_with(parent: int) -> None:
-    """End at once when the process that made this one is killed: nobody would wait for it any more."""
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)  # it is told to stop by its parent
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class _Worker:
