@@ -1,14 +1,14 @@
 """The rows of the table: each does one piece of work with every side, and says how long it took."""
 
-import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import REPOSITORY, data
@@ -73,7 +73,6 @@ class Workshop:
     cache: Path
     folder: Path
     destination: SinkServer
-    _numbers: Iterator[int] = field(default_factory=itertools.count, init=False)
 
     def fresh(self, name: str) -> Path:
         """Return a new empty folder, when nothing waits to be written to the disk.
@@ -86,10 +85,9 @@ class Workshop:
             for file in earlier.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     os.truncate(file, 0)
-        folder = self.folder / f"{name}.{next(self._numbers)}"
-        folder.mkdir()
+        folder = tempfile.mkdtemp(prefix=f"{name}.", dir=self.folder)
         os.sync()
-        return folder
+        return Path(folder)
 
 
 class Row(ABC):

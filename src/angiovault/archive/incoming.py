@@ -290,15 +290,15 @@ class Incoming:
         self._told = 0
         self.size = 0
         self._kept = False
-        self._unwritten = head  # leaves with the first bytes of the data set
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._write(head)
+        except OSError:
+            self.discard()
+            raise
 
     def _write(self, data: bytes | memoryview) -> None:
-        head, self._unwritten = self._unwritten, b""
-        written = os.writev(self._descriptor, (head, data)) if head else os.write(self._descriptor, data)
-        while written < len(head):
-            written += os.write(self._descriptor, head[written:])
-        written -= len(head)
+        written = os.write(self._descriptor, data)
         while written < len(data):
             written += os.write(self._descriptor, data[written:])
 
