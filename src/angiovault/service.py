@@ -149,6 +149,7 @@ def serve(config: Config, config_file: Path | None, load: Callable[[], Config]) 
     StartError, SchemaTooNew, WrongArchive
         When it cannot start.
     """
+    file_limit.make_room_for(config.max_associations)  # also for the processes that are forked
     with Receivers(useful_count(), lambda: _Receiving(config)) as receivers:  # before there is any thread
         _serve(config, config_file, load, receivers)
 
@@ -176,6 +177,7 @@ def _serve(config: Config, config_file: Path | None, load: Callable[[], Config],
                     health.tell(live.config, service.port, live.loading)
             if not held.is_held:
                 held.try_to_hold()
+            receivers.look()
             busy = service.look_after()
             if health is not None:
                 health.look()
@@ -189,11 +191,8 @@ def _serve(config: Config, config_file: Path | None, load: Callable[[], Config],
 
 def _look_after_lost(archive: Archive) -> None:
     """Settle what a process acknowledged that is gone, and remove what it had not received whole."""
-    try:
-        archive.recover()
-        archive.store.incoming.remove_unfinished(but_ours=True)
-    except StorageError as error:
-        log.error("what a lost process received is looked after by the next start: %s", error)
+    archive.recover()
+    archive.store.incoming.remove_unfinished(but_ours=True)
 
 
 def _storing(archive: Archive) -> Handler:
@@ -212,21 +211,20 @@ class _Receiving(Receiving):
     def __init__(self, config: Config) -> None:
         self._archive = archive_of(config)
         self._lock = threading.Lock()
-        self._most = 0
 
-    def use(self, config: Config) -> dict[int, Handler]:
-        logs.set_level(config.log_level)
+    def handlers(self) -> dict[int, Handler]:
         with self._lock:
             if not self._archive.is_open:
                 try:
                     self._archive.open(create=False)
                 except IndexUnavailable as error:
                     raise StorageError(str(error)) from error
-            if config.max_associations > self._most:
-                self._most = config.max_associations
-                file_limit.make_room_for(self._most)
-            self._archive.store.min_free = config.min_free_space << 20
         return {messages.C_ECHO_RQ: verification.answer, messages.C_STORE_RQ: _storing(self._archive)}
+
+    def use(self, config: Config) -> None:
+        logs.set_level(config.log_level)
+        file_limit.make_room_for(config.max_associations)
+        self._archive.store.min_free = config.min_free_space << 20
 
     def settle(self) -> None:
         self._archive.settler.wait()
@@ -378,6 +376,8 @@ class Service:
         self._commitment.use(config)
         self._scrubber.change(config.verify_every_days, config.verify_rate)
         self._archive.store.min_free = config.min_free_space << 20
+        if self._receivers is not None:
+            self._receivers.use(config)
 
     def settle(self) -> None:
         """Begin to settle what was left and to rebuild an incomplete index, and wait a moment: it is soon done."""
@@ -449,6 +449,6 @@ class Service:
         self._refusals.flush()
         self._contacts.flush()
         if self._receivers is not None:
-            self._receivers.close()
+            self._receivers.close(max(1.0, deadline - time.monotonic()))
         self._converter.close()
         self._archive.close()

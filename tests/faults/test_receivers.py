@@ -105,9 +105,11 @@ def test_one_study_from_several_processes_has_the_right_counts(
 @pytest.mark.parametrize("which", [0, 2])
 def test_a_process_is_lost_and_nothing_else(service: ServiceFactory, peers: ExitStack, which: int) -> None:
     server = service(unknown_devices="all", options=["--log-level", "debug"])
-    sending = devices(server, peers)
-    for number, device in enumerate(sending):
-        store(device, _STUDY, number)
+    sending = []
+    for number in range(4):
+        sending += devices(server, peers, 1)
+        wait_until(lambda number=number: len(serving(server)) == number, "it to be handed over")
+        store(sending[-1], _STUDY, number)
     lost = serving(server)[which]
     uid = f"{_STUDY}.0"
     unfinished = sending[1 + which]

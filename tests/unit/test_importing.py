@@ -1,5 +1,6 @@
 """Import of folder trees, DICOMDIRs, ZIP files and single files, on pydicom's real files."""
 
+import errno
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import sqlite3
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.context import ForkProcess
 from pathlib import Path, PurePosixPath
 
 import pydicom.data
@@ -25,6 +27,7 @@ from angiovault.archive.exchange.small_files import LARGEST
 from angiovault.archive.finding.selection import Selection, StoredInstance, instances, versions
 from angiovault.archive.incoming import Incoming
 from angiovault.archive.models import Study
+from angiovault.archive.settling import Sealed
 from angiovault.archive.store import NoRoom, StorageError
 from angiovault.archive.verifying import verify
 from angiovault.config import IndexURL
@@ -769,3 +772,70 @@ def test_a_batch_that_cannot_be_kept_is_said_and_loses_no_source(
     with pytest.raises(StorageError, match="gone for a moment"):
         list(import_paths(archive, [old]))
     assert Counter(outcomes(list(import_paths(archive, [old])))) == {"stored": 3, "duplicate": 1}
+
+
+# ---- large and small files in one line
+
+
+def _mixed(source: Path) -> list[Path]:
+    """A file that goes one by one, and behind it those that are written ahead."""
+    large = rewritten(CT, source / "00.dcm", SOPInstanceUID="1.2.3.0", PixelData=bytes(2 * LARGEST))
+    return [large, *(rewritten(CT, source / f"{n:02}.dcm", SOPInstanceUID=f"1.2.3.{n}") for n in range(1, 90))]
+
+
+def test_what_cannot_be_made_durable_ends_the_import(
+    archive: Archive, run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _mixed(source)
+
+    def full(_: Incoming) -> None:
+        raise NoRoom("no room left on the storage volume")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Incoming, "sync", full)
+        with pytest.raises(NoRoom):
+            run(source)
+    assert outcomes(run(source)) == ["stored"] * 90
+
+
+def test_times_of_receipt_are_in_the_order_of_the_sources(archive: Archive, run: Run, source: Path) -> None:
+    files = _mixed(source)
+    run(source)
+    found = held(archive)
+    times = []
+    for number in range(len(files)):
+        with archive.store.path(found[f"1.2.3.{number}"].path).open("rb") as file:
+            times.append(filemeta.read(file).received)
+    assert times == sorted(times)
+
+
+def test_what_is_settled_before_a_failure_is_said(
+    archive: Archive, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _mixed(source)
+    outcome, asked = archive.settler.outcome, []
+
+    def away(item: Sealed) -> str:
+        asked.append(item)
+        if len(asked) > 40:
+            raise StorageError("the storage is away")
+        return outcome(item)
+
+    monkeypatch.setattr(archive.settler, "outcome", away)
+    results: list[Imported] = []
+    with pytest.raises(StorageError):
+        results.extend(import_paths(archive, [source], True))
+    assert len(results) == 40
+    assert len(list(source.iterdir())) == 50
+
+
+def test_without_processes_an_import_goes_on_alone(
+    archive: Archive, run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _mixed(source)
+
+    def none_left(_: ForkProcess) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(ForkProcess, "start", none_left)
+    assert outcomes(run(source)) == ["stored"] * 90

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -82,8 +83,9 @@ def test_what_was_put_aside_waits_once_more(tmp_path: Path) -> None:
 
 
 def test_recent_instances_are_remembered_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [1000.0]
+    clock, began = [1000.0], time.time()
     monkeypatch.setattr(journal_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(journal_module.time, "time", lambda: began + clock[0] - 1000)
     journals = Journals(tmp_path)
     journals.note_recent(ONE)
     clock[0] += 700
@@ -100,3 +102,17 @@ def test_recent_instances_are_remembered_for_a_while(tmp_path: Path, monkeypatch
     journals.note_recent(THREE)  # now the first one was committed long ago
     Journals(tmp_path).recall_recent()
     assert journals.waiting.entries() == [TWO, THREE]
+
+
+def test_processes_that_turn_the_recent_over_at_once_forget_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(journal_module.time, "monotonic", lambda: clock[0])
+    processes = [Journals(tmp_path) for _ in range(2)]
+    processes[0].note_recent(ONE)
+    clock[0] += 700
+    processes[0].note_recent(TWO)
+    processes[1].note_recent(THREE)
+    Journals(tmp_path).recall_recent()
+    assert processes[0].waiting.entries() == [ONE, TWO, THREE]

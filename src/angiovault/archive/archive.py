@@ -113,7 +113,7 @@ class Archive:
             self._closed = str(error)
             raise
         self._closed = ""
-        self.recover("all" if alone else "dead")
+        self.recover("all" if alone else "dead or us")
 
     def recover(self, whose: str = "dead") -> None:
         """Let be settled what other processes acknowledged and did not settle, see `IncomingFolder.waiting`."""

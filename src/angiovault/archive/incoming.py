@@ -127,10 +127,11 @@ class IncomingFolder:
         return self.path.exists() and any(sealed(path) or _of_another(path) for path in self.path.iterdir())
 
     def waiting(self, whose: str) -> Iterator[Path]:
-        """Yield the sealed files: of 'others' that live, of the 'dead' (and of this process), or of 'all'."""
+        """Yield the sealed files: of 'others' that live, of the 'dead', of 'dead or us', or of 'all'."""
         with as_storage_error("cannot read the incoming folder"):
             for path in self.path.iterdir():
-                if (whose == "all" or _of_another(path) == (whose == "others")) and sealed(path):
+                owner = "us" if _is_ours(path) else "others" if _of_another(path) else "dead"
+                if (whose == "all" or owner in whose) and sealed(path):
                     yield path
 
 
@@ -185,12 +186,14 @@ def _remove(paths: list[Path]) -> None:
 
 
 def sealed(path: Path) -> bool:
-    """Return whether a file's head holds a digest."""
+    """Return whether a file's head holds a digest, as far as that can be seen: what cannot be read may be sealed."""
     try:
         with path.open("rb") as file:
             return filemeta.read(file).sealed
-    except (OSError, filemeta.NotDicom):
+    except (FileNotFoundError, filemeta.NotDicom):
         return False
+    except OSError:
+        return True
 
 
 class _Follower(threading.Thread):

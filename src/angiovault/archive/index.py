@@ -6,6 +6,7 @@ raises `IndexUnavailable`, and works again by itself when it is back.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -100,7 +101,7 @@ class Index(Database):
             except IndexUnavailable as error:  # a deadlock with another process, or a connection that had gone stale
                 if attempt == _ATTEMPTS or not passes(error):
                     raise
-            time.sleep(0.01 * attempt)
+            time.sleep(random.uniform(0, 0.02 * attempt))  # noqa: S311 (so that two do not meet again and again)
         raise AssertionError("unreachable")
 
     def rebuild(self, entries: Sequence[Entry]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path, PurePosixPath
@@ -90,8 +91,15 @@ class Journal:
             self.append(*places)
             other.remove(set(places))
 
-    def replace(self, other: Journal) -> None:
-        """Put this list in the place of another, whose entries are forgotten.
+    def replace(self, other: Journal, age: float) -> None:
+        """Put this list in the place of another, whose entries are forgotten, unless that is younger than `age`.
+
+        Parameters
+        ----------
+        other : Journal
+            The other list.
+        age : float
+            Seconds.
 
         Raises
         ------
@@ -99,6 +107,9 @@ class Journal:
             When it cannot be done.
         """
         with as_storage_error("cannot put a journal away"), locked(self._lock):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - other.path.stat().st_ctime < age:  # another process has just done it
+                    return
             if self.path.exists():
                 self.path.rename(other.path)
                 fsync_directory(self.path.parent)
@@ -133,7 +144,7 @@ class Journals:
             When that cannot be done.
         """
         if time.monotonic() - self._moved > _REMEMBERED:
-            self._recent.replace(self._earlier)
+            self._recent.replace(self._earlier, _REMEMBERED)
             self._moved = time.monotonic()
         self._recent.append(*places)
 

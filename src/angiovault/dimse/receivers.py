@@ -23,7 +23,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -42,25 +41,26 @@ log = logging.getLogger(__name__)
 
 _SEVERAL: Final = 3
 _MOST_ASSOCIATIONS: Final = 1 << 14
-_LONGEST_JOB: Final = 1 << 17
-_PATIENCE: Final = 30.0
-_CLOSE_SECONDS: Final = 8.0
+_LONGEST_MESSAGE: Final = 1 << 17
+_SEND_SECONDS: Final = 5.0
+_SETTLE_SECONDS: Final = 35.0  # more than a settler itself takes to give up
+_DEATH_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 5.0
 _LOOK_AGAIN: Final = 0.01
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_LOST: Final = Ending("aborted: the process that served it is gone, and with it what it counted", endings.FAILED)
 
 
 class Receiving(ABC):
     """What such a process works with."""
 
     @abstractmethod
-    def use(self, config: Config) -> Mapping[int, Handler]:
-        """Return the services by Command Field, for an association that has these settings.
+    def handlers(self) -> Mapping[int, Handler]:
+        """Return the services by Command Field. Raises StorageError when nothing can be received in this process."""
 
-        Raises
-        ------
-        StorageError
-            When nothing can be received in this process now.
-        """
+    @abstractmethod
+    def use(self, config: Config) -> None:
+        """Go on with other settings."""
 
     @abstractmethod
     def settle(self) -> None:
@@ -71,9 +71,12 @@ class Receiving(ABC):
         """Settle what was received, and close everything."""
 
 
+# ---- what the processes say to one another
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An association for another process."""
+    """An association to be served; its connection goes along. Is answered by `_Report`, or by `_Left`."""
 
     config: Config
     peer: str
@@ -87,15 +90,44 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """What came of it."""
+    """What came of an association."""
 
     ending: Ending
     tally: Counter[str]
     requests: dict[int, tuple[float, int | None]]
 
 
-_SETTLE: Final = "settle"
-_STOP: Final = "stop"
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """The association has not been touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    """To be made findable: what was acknowledged before. Is answered by `_Settled`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What kept it from being settled, '' when it is."""
+
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """No association goes on after the message that is being answered. Is not answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """Settings to go on with. Is not answered."""
+
+    config: Config
+
+
+class _NotTaken(Exception):
+    """The process has not got what was for it."""
 
 
 def useful_count() -> int:
@@ -112,15 +144,21 @@ class Receivers:
         How many.
     make : Callable
         Makes in each of them what it works with.
+
+    Attributes
+    ----------
+    on_loss : Callable
+        Looks after what a process had acknowledged that is gone; may raise StorageError, and is tried again then.
     """
 
     def __init__(self, count: int, make: Callable[[], Receiving]) -> None:
+        self.on_loss: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
+        self._losing = threading.Lock()  # held until what a lost process left is looked after
+        self._loss_is_due = False
         self._paces = memoryview(mmap.mmap(-1, 8 * _MOST_ASSOCIATIONS)).cast("d")
         self._free = list(range(_MOST_ASSOCIATIONS))
         self._living: list[_Process] = []
-        self.on_loss: Callable[[], None] = lambda: None
-        """Is called when a process was lost: what it had acknowledged is to be looked after."""
         gc.freeze()  # a look through what is there would copy memory that the processes can share
         for _ in range(count):
             self._living.append(_Process(make, self._paces, self._living))
@@ -132,6 +170,8 @@ class Receivers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    # ---- associations
 
     def serve(self, association: Association, config: Config, open_now: int) -> Ending | None:
         """Have an association served to its end, and take over what is to be known of it.
@@ -159,10 +199,10 @@ class Receivers:
         try:
             return self._have_served(process, association, config, place)
         finally:
+            association.pace = memoryview(bytearray(association.pace)).cast("d")
             with self._lock:
                 process.associations -= 1
                 self._free.append(place)
-            association.pace = memoryview(bytearray(association.pace)).cast("d")
 
     def _choose(self, association: Association, open_now: int) -> tuple[_Process, int] | None:
         if not _only_stores(association):
@@ -173,7 +213,7 @@ class Receivers:
             if least is None or open_now - 1 - elsewhere <= least.associations:
                 return None
             least.associations += 1
-            least.is_settled = False
+            least.handed += 1
             return least, self._free.pop()
 
     def _have_served(self, process: _Process, association: Association, config: Config, place: int) -> Ending | None:
@@ -189,23 +229,25 @@ class Receivers:
         )
         log.debug("%s is served by process %d", association, process.pid)
         try:
-            answer = process.ask(job, association.wire.connection.fileno())
-        except _Gone:
-            self._lose(process)
+            with process.ask(job, association.wire.connection.fileno()) as answer:
+                reply = answer.read(None)
+        except _NotTaken as error:
+            log.warning("%s is served by the process that listens: %s", association, error)
+            self._look_after(process)
             return None
-        if answer is None:
-            self._lose(process)
+        if isinstance(reply, _Left):
+            return None
+        if not isinstance(reply, _Report):
             association.wire.abort()
-            return FAILURE
-        report = pickle.loads(answer)  # noqa: S301 (it comes from a process of ours)
-        if report is None:
-            return None
-        assert isinstance(report, _Report)
-        association.tally.update(report.tally)
-        association.requests.update(report.requests)
+            self._look_after(process)
+            return _LOST
+        association.tally.update(reply.tally)
+        association.requests.update(reply.requests)
         if why := association.wire.interruption:
             return Ending(why, endings.INTERRUPTED)
-        return report.ending
+        return reply.ending
+
+    # ---- what was acknowledged
 
     def settle(self) -> None:
         """Wait until everything is findable that these processes acknowledged before this call.
@@ -215,46 +257,98 @@ class Receivers:
         StorageError
             When that cannot be done now.
         """
+        with self._losing:
+            self._look_after_losses()
         with self._lock:
-            asked = [process for process in self._living if not process.is_settled]
-            idle = {process for process in asked if not process.associations}
-        for process in asked:
-            try:
-                answer = process.ask(_SETTLE, seconds=_PATIENCE)
-            except _Gone:
-                answer = None
-            if answer is None:
-                self._lose(process)
-            elif answer:
-                raise StorageError(answer.decode())
-            elif process in idle:
-                with self._lock:
-                    process.is_settled = not process.associations
+            unsettled = [process for process in self._living if process.settled < process.handed]
+            asked = [(process, process.handed, process.associations) for process in unsettled]
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        with contextlib.ExitStack() as stack:
+            answers = []
+            for process, handed, associations in asked:
+                with contextlib.suppress(_NotTaken):  # it is gone, or must not be waited for: no answer is one, too
+                    answers.append((stack.enter_context(process.ask(_Settle())), process, handed, associations))
+            replies = {process: answer.read(deadline) for answer, process, _, _ in answers}
+        for process, handed, associations in asked:
+            reply = replies.get(process)
+            if not isinstance(reply, _Settled):
+                if not self._look_after(process):
+                    raise StorageError("what was received cannot be put in its place in time")
+            elif reply.problem:
+                raise StorageError(reply.problem)
+            elif not associations:
+                process.settled = handed
+        with self._losing:
+            self._look_after_losses()
 
-    def _lose(self, process: _Process) -> None:
+    def look(self) -> None:
+        """See whether a process is gone, and look after what it left."""
         with self._lock:
-            if process not in self._living:
-                return
-            self._living.remove(process)
-        log.error("process %d, which received, is gone; the others go on, and so does this one", process.pid)
-        process.end(0)
-        self.on_loss()
+            living = list(self._living)
+        for process in living:
+            if process.has_ended():
+                self._look_after(process)
+        with self._losing, contextlib.suppress(StorageError):  # said already
+            self._look_after_losses()
+
+    def _look_after(self, process: _Process) -> bool:
+        """See after a process that has not answered as it should; return whether it is gone."""
+        deadline = time.monotonic() + _DEATH_SECONDS
+        while not process.has_ended():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN)  # its files are closed a moment before it has ended
+        with self._losing:
+            with self._lock:
+                if process in self._living:
+                    self._living.remove(process)
+                    self._loss_is_due = True
+                    log.error("process %d, which received, is gone; all others go on", process.pid)
+            process.channel.close()
+            with contextlib.suppress(StorageError):  # said already; queries are not answered until it is done
+                self._look_after_losses()
+        return True
+
+    def _look_after_losses(self) -> None:
+        """With `_losing` held, look after what lost processes had acknowledged."""
+        if self._loss_is_due:
+            try:
+                self.on_loss()
+            except StorageError as error:
+                log.error("what a lost process acknowledged cannot be looked after now: %s", error)
+                raise
+            self._loss_is_due = False
+
+    # ---- settings, and the end
+
+    def use(self, config: Config) -> None:
+        """Let them go on with other settings."""
+        self._tell(_Use(config))
 
     def stop(self) -> None:
         """Let no association go on after the message that is being answered."""
-        with self._lock:
-            for process in self._living:
-                process.tell(_STOP)
+        self._tell(_Stop())
 
-    def close(self) -> None:
-        """End the processes, when they have settled what they received."""
+    def _tell(self, what: object) -> None:
+        with self._lock:
+            living = list(self._living)
+        for process in living:
+            with contextlib.suppress(_NotTaken):  # it is gone, or about to be
+                process.tell(what)
+
+    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
+        """End the processes, when they have settled what they received; those that take longer are killed."""
         with self._lock:
             ending, self._living = self._living, []
         for process in ending:
             process.channel.close()
-        deadline = time.monotonic() + _CLOSE_SECONDS
+        deadline = time.monotonic() + seconds
         for process in ending:
-            process.end(deadline - time.monotonic())
+            while not process.has_ended():
+                if time.monotonic() >= deadline:
+                    log.warning("process %d, which received, did not end in time", process.pid)
+                    process.kill()
+                time.sleep(_LOOK_AGAIN)
 
 
 def _only_stores(association: Association) -> bool:
@@ -268,27 +362,36 @@ def _only_stores(association: Association) -> bool:
     )
 
 
-class _Gone(Exception):
-    """The process has ended, and has not got what was for it."""
+# ---- one process, as the one sees it that made it
 
 
 class _Process:
-    """One of the processes, as the one that made it sees it."""
+    """One of the processes.
+
+    Attributes
+    ----------
+    associations : int
+        How many it serves.
+    handed, settled : int
+        How many associations it ever got, and how many of them, the first, are certain to be settled.
+    """
 
     def __init__(self, make: Callable[[], Receiving], paces: memoryview[float], others: list[_Process]) -> None:
-        self.associations = 0
-        self.is_settled = True
+        self.associations = self.handed = self.settled = 0
+        self._ended = False
+        self._lock = threading.Lock()
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.settimeout(_SEND_SECONDS)
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
             try:
-                for other in (*others, self):
-                    other.channel.close()
                 for number in _IGNORED:
                     signal.signal(number, signal.SIG_IGN)  # it is told to stop by its parent
                 die_with(parent)
+                for other in (*others, self):
+                    other.channel.close()
                 _Worker(theirs, paces, make()).run()
                 status = 0
             except BaseException:
@@ -297,64 +400,89 @@ class _Process:
                 os._exit(status)  # nothing of the process that was forked is to be finished here
         theirs.close()
 
-    def ask(self, what: object, *descriptors: int, seconds: float | None = None) -> bytes | None:
-        """Return the answer to a job; None when the process has ended without one.
+    def ask(self, what: object, *descriptors: int) -> _Answer:
+        """Say something, and return where the answer comes.
 
         Raises
         ------
-        _Gone
-            When it had ended before.
-        StorageError
-            When there is no answer in time.
+        _NotTaken
+            When the process has not got it.
         """
-        reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            try:
-                socket.send_fds(self.channel, [pickle.dumps(what)], [writing, *descriptors])
-            except OSError as error:
-                raise _Gone from error
-            finally:
-                os.close(writing)
-            return _read_whole(reading, seconds)
-        finally:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise _NotTaken(error) from error
+        answer = _Answer(reading)
+        try:
+            self.tell(what, writing, *descriptors)
+        except _NotTaken:
             os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        return answer
 
-    def tell(self, what: object) -> None:
-        """Say something that needs no answer."""
-        with contextlib.suppress(OSError):  # it is gone
-            socket.send_fds(self.channel, [pickle.dumps(what)], [])
+    def tell(self, what: object, *descriptors: int) -> None:
+        """Say something. Raises `_NotTaken` when the process has not got it."""
+        try:
+            socket.send_fds(self.channel, [pickle.dumps(what)], descriptors)
+        except OSError as error:
+            raise _NotTaken(error) from error
 
-    def end(self, seconds: float) -> None:
-        """Wait for its end, and make one when it takes too long."""
-        self.channel.close()
-        deadline = time.monotonic() + seconds
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-                if time.monotonic() >= deadline:
-                    os.kill(self.pid, signal.SIGKILL)
-                    os.waitpid(self.pid, 0)
-                    return
-                time.sleep(_LOOK_AGAIN)
+    def has_ended(self) -> bool:
+        """Return whether it has ended; it is reaped then."""
+        with self._lock:
+            if not self._ended:
+                try:
+                    self._ended = os.waitpid(self.pid, os.WNOHANG) != (0, 0)
+                except ChildProcessError:
+                    self._ended = True
+            return self._ended
+
+    def kill(self) -> None:
+        """End it at once."""
+        with self._lock:
+            if not self._ended:
+                os.kill(self.pid, signal.SIGKILL)
 
 
-def _read_whole(descriptor: int, seconds: float | None) -> bytes | None:
-    """Return an answer that ends with one byte more, without it; None when it was broken off."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    answer = bytearray()
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        if not poller.poll(left):
-            raise StorageError("what was received cannot be put in its place in time")
-        part = os.read(descriptor, 1 << 16)
-        if not part:
-            return bytes(answer[:-1]) if answer else None
-        answer += part
+class _Answer:
+    """Where the answer to something comes; a context manager."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def read(self, deadline: float | None) -> object:
+        """Wait for the answer, and return it; None when there is none, or not before `deadline` (time.monotonic())."""
+        encoded = bytearray()
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLIN)
+        while poller.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000):
+            part = os.read(self._descriptor, 1 << 16)
+            if part:
+                encoded += part
+                continue
+            try:
+                answer: object = pickle.loads(encoded)  # noqa: S301 (it comes from a process of ours)
+            except (EOFError, pickle.UnpicklingError):  # it was broken off
+                break
+            return answer
+        return None
+
+
+# ---- the process itself
 
 
 class _Worker:
-    """What such a process does: it takes jobs, and serves each association with a thread."""
+    """What such a process does: it takes what it is told, and serves each association with a thread."""
 
     def __init__(self, channel: socket.socket, paces: memoryview[float], receiving: Receiving) -> None:
         self._channel = channel
@@ -365,54 +493,73 @@ class _Worker:
     def run(self) -> None:
         """Work until the channel is closed."""
         while True:
-            message, descriptors, _, _ = socket.recv_fds(self._channel, _LONGEST_JOB, 2)
+            message, descriptors, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 2)
             if not message:
                 break
-            what = pickle.loads(message)  # noqa: S301 (it comes from the process that made this one)
-            if what == _STOP:
-                self._stopped.set()
-                continue
-            answer = descriptors[0]
-            work = self._settle if what == _SETTLE else partial(self._serve, what, descriptors[1])
             try:
-                threading.Thread(target=self._answer, args=(answer, work), daemon=True).start()
-            except RuntimeError as error:
-                log.error("cannot start a thread: %s", error)
-                self._answer(answer, work if what == _SETTLE else partial(self._leave, descriptors[1]))
+                self._take(pickle.loads(message), descriptors)  # noqa: S301 (it comes from the process that made this one)
+            except Exception:  # whoever waits for an answer gets none
+                log.exception("an order for the process that receives was not understood")
+                for descriptor in descriptors:
+                    with contextlib.suppress(OSError):
+                        os.close(descriptor)
         self._receiving.close()
 
-    def _answer(self, descriptor: int, work: Callable[[], bytes]) -> None:
-        with open(descriptor, "wb") as answer, contextlib.suppress(BrokenPipeError):
-            answer.write(work() + b".")
+    def _take(self, what: object, descriptors: list[int]) -> None:
+        if isinstance(what, _Stop):
+            self._stopped.set()
+        elif isinstance(what, _Use):
+            self._receiving.use(what.config)
+        elif isinstance(what, _Settle):
+            (answer,) = descriptors
+            threading.Thread(target=self._answer, args=(answer, self._settle), daemon=True).start()
+        elif isinstance(what, _Job):
+            answer, connection = descriptors
+            work = _Work(self._receiving, what, connection, self._paces[what.place : what.place + 1], self._stopped)
+            threading.Thread(target=self._answer, args=(answer, work.do), daemon=True).start()
 
-    def _settle(self) -> bytes:
+    def _settle(self) -> _Settled:
         try:
             self._receiving.settle()
         except StorageError as error:
-            return str(error).encode() or b"?"
-        return b""
+            return _Settled(str(error))
+        return _Settled()
 
-    def _serve(self, job: _Job, descriptor: int) -> bytes:
-        """Serve an association to its end; the answer is a report."""
+    @staticmethod
+    def _answer(descriptor: int, work: Callable[[], object]) -> None:
+        with contextlib.suppress(BrokenPipeError), open(descriptor, "wb") as answer:  # nobody waits any more
+            answer.write(pickle.dumps(work()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One association in such a process."""
+
+    receiving: Receiving
+    job: _Job
+    connection: int
+    pace: memoryview[float]
+    stopped: threading.Event
+
+    def do(self) -> _Report | _Left:
+        """Serve it to its end."""
         try:
-            handlers = self._receiving.use(job.config)
-        except StorageError as error:
-            log.debug("an association is left to the process that listens: %s", error)
-            return self._leave(descriptor)
-        wire = Wire(socket.socket(fileno=descriptor), job.config.max_pdu, job.config.network_timeout)
+            handlers = self.receiving.handlers()
+        except Exception as error:
+            os.close(self.connection)
+            if not isinstance(error, StorageError):
+                log.exception("an association is left to the process that listens")
+            return _Left()
+        job = self.job
+        wire = Wire(socket.socket(fileno=self.connection), job.config.max_pdu, job.config.network_timeout)
         wire.peer_max_pdu = job.peer_max_pdu
         association = Association(wire, job.peer, job.calling, job.called, job.contexts, job.device)
-        association.pace = self._paces[job.place : job.place + 1]
+        association.pace = self.pace
         ending = FAILURE
         try:
-            ending = converse(association, handlers, job.config, self._stopped.is_set)
+            ending = converse(association, handlers, job.config, self.stopped.is_set)
         except Exception:
             log.exception("serving %s failed", association)
         finally:
             wire.close()
-        return pickle.dumps(_Report(ending, association.tally, association.requests))
-
-    def _leave(self, descriptor: int) -> bytes:
-        """Leave an association untouched; the answer is None."""
-        os.close(descriptor)
-        return pickle.dumps(None)
+        return _Report(ending, association.tally, association.requests)

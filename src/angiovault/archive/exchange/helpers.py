@@ -8,6 +8,7 @@ thus also with a parent that was killed; what it then leaves is sealed or not, l
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import select
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from typing import Any, Final, Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 _Order = TypeVar("_Order")
 _Result = TypeVar("_Result")
@@ -130,8 +133,15 @@ class Helpers:
     def _start(self) -> None:
         ours, theirs = _FORK.Pipe()
         process = _FORK.Process(target=_help, args=(theirs,), name="import-helper", daemon=True)
-        process.start()
-        theirs.close()
+        try:
+            process.start()
+        except OSError as error:
+            log.warning("an import goes on with %d helpers: %s", len(self._helpers), error)
+            self._most = len(self._helpers)
+            ours.close()
+            return
+        finally:
+            theirs.close()
         self._helpers[ours.fileno()] = _Helper(process, ours)
         self._poll.register(ours.fileno(), select.POLLIN)
 
@@ -155,7 +165,8 @@ class Helpers:
         del self._helpers[helper.connection.fileno()]
         helper.connection.close()
         helper.process.join()
-        helper.process.close()
+        with contextlib.suppress(ValueError):  # who ignores SIGCHLD is not told how a child ended
+            helper.process.close()
 
 
 def _help(connection: Connection[Any, Any]) -> None:

@@ -92,15 +92,14 @@ class Line:
             self.keep()
 
     def take(self, source: Source, taking_over: bool, path: Path, written: Written, folder_is_ready: bool) -> None:
-        """Join the line with a small file that is durable already, see `Archive.take_written`.
+        """Join the line with a small file that is durable already, when all before it is; see `Archive.take_written`.
 
         Raises
         ------
         StorageError
-            When it cannot, or not all that came before it can be made durable.
+            When it cannot.
         """
-        if self._read:  # they have their turns, and nothing behind them is settled before
-            self.keep()
+        assert not self._read, "what came before has its turns, and nothing behind it is settled before"
         header = Header(*written.header)
         place = PurePosixPath(written.place)
         entry = Entry(header, written.digest, written.size, place, written.received, "", written.head)
@@ -143,8 +142,13 @@ class Line:
 
         The last are left in the line otherwise: they may still be being settled, and the sources of others removed.
         """
+        yield from self._finished(all_of_them)
         while len(self._kept) >= (1 if all_of_them else _LAG + TOGETHER):
-            self._settled.append(self._settle(min(len(self._kept), TOGETHER)))
+            self._settle(min(len(self._kept), TOGETHER))
+            yield from self._finished(all_of_them)
+
+    def _finished(self, all_of_them: bool) -> Iterator[Imported]:
+        """Yield what became of those who are settled and whose sources, if they are to be, are removed."""
         while self._settled:
             results, task = self._settled[0]
             if task.results is None and not all_of_them and len(self._settled) <= _REMOVED_AT_ONCE:
@@ -158,23 +162,32 @@ class Line:
                     result = replace(result, reason=f"in the archive, but not removed: {reason}")
                 yield result
 
-    def _settle(self, count: int) -> tuple[list[tuple[Imported, bool]], Task[Removal, str]]:
-        """Wait until the first are settled; return what became of them, which sources are removed, and that work."""
+    def _settle(self, count: int) -> None:
+        """Wait until the first are settled, note what became of them, and let their sources be removed.
+
+        Raises
+        ------
+        StorageError
+            When one cannot be settled now; those before it are noted.
+        """
         results: list[tuple[Imported, bool]] = []
         removals: list[Removal] = []
-        for _ in range(count):
-            item = self._kept.popleft()
-            if isinstance(item, Imported):
-                results.append((item, False))
-                continue
-            taken, receipt = item
-            result = self._result(taken, receipt)
-            is_removed = taken.taking_over and result.outcome != FAILED
-            if is_removed:
-                placed = self._archive.store.path(receipt.place)
-                removals.append(Removal(str(taken.source.path), taken.state, str(placed)))
-            results.append((result, is_removed))
-        return results, self._helpers.give(remove_sources, removals)
+        try:
+            for _ in range(count):
+                item = self._kept[0]
+                if isinstance(item, Imported):
+                    results.append((item, False))
+                else:
+                    taken, receipt = item
+                    result = self._result(taken, receipt)
+                    is_removed = taken.taking_over and result.outcome != FAILED
+                    if is_removed:
+                        placed = self._archive.store.path(receipt.place)
+                        removals.append(Removal(str(taken.source.path), taken.state, str(placed)))
+                    results.append((result, is_removed))
+                self._kept.popleft()
+        finally:
+            self._settled.append((results, self._helpers.give(remove_sources, removals)))
 
     def _result(self, taken: Taken, receipt: Receipt) -> Imported:
         source, outcome = taken.source, receipt.outcome

@@ -42,7 +42,7 @@ _REST_SECONDS: Final = 5.0
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _LONGEST_AE_TITLE: Final = 16
 _LOOK_EVERY: Final = 16
-_ROOM: Final = 256 << 20
+_ROOM: Final = 1 << 30
 """Bytes that must be free for small files to be written ahead, several times what that needs."""
 
 Watch = Callable[[], None]
@@ -119,10 +119,10 @@ def import_paths(
                     yield from line.results()
                 work.finish()
                 line.keep()
-            except StorageError:
                 yield from line.results(all_of_them=True)
+            except StorageError:
+                yield from line.results(all_of_them=True)  # as far as it is known
                 raise
-            yield from line.results(all_of_them=True)
     finally:
         archive.rest(_REST_SECONDS)
 
@@ -134,12 +134,13 @@ class _Batch:
     Attributes
     ----------
     items : deque
-        The sources that are not in the line yet, each with the file into which it is written ahead, if it is small.
+        The sources that are not in the line yet, each with its time of receipt, so that these are in the order of the
+        line, and with the file into which it is written ahead, if it is small.
     task : Task
         All of the orders.
     """
 
-    items: deque[tuple[Source, Path | None]]
+    items: deque[tuple[Source, str, Path | None]]
     task: Task[Order, Written | None]
 
 
@@ -178,9 +179,11 @@ class _Import:
 
     def close(self) -> None:
         """End the helpers, who may be writing, and remove what is not in the line."""
-        self._helpers.close()
-        for batch in self._batches:
-            remove(target for _, target in batch.items if target is not None)
+        try:
+            self._helpers.close()
+        finally:
+            for batch in self._batches:
+                remove(target for _, _, target in batch.items if target is not None)
 
     def _give(self) -> None:
         """Let the small files among the latest sources be written ahead, if there is much room."""
@@ -190,9 +193,9 @@ class _Import:
             folder.name() if folder is not None and not source.outcome and not self._is_done(source) else None
             for source in sources
         ]
-        files = [(source, target) for source, target in zip(sources, targets, strict=True) if target is not None]
-        task = self._helpers.give(write_all, [Order(str(source.path), str(target), now()) for source, target in files])
-        self._batches.append(_Batch(deque(zip(sources, targets, strict=True)), task))
+        items = deque((source, now(), target) for source, target in zip(sources, targets, strict=True))
+        orders = [Order(str(source.path), str(target), received) for source, received, target in items if target]
+        self._batches.append(_Batch(items, self._helpers.give(write_all, orders)))
 
     def _is_done(self, source: Source) -> bool:
         if self._takes_over(source):
@@ -214,10 +217,13 @@ class _Import:
             latest = ""
             while batch.items:
                 self._watch()
-                source, target = batch.items.popleft()  # from here on its file is nobody else's to remove
+                source, received, target = batch.items[0]
                 written = next(all_written) if target is not None else None
+                if written is not None:
+                    self._line.keep()
+                batch.items.popleft()  # from here on its file is nobody else's to remove
                 if target is None or written is None:
-                    self._read(source)
+                    self._read(source, received)
                     continue
                 folder = written.place.rpartition("/")[0]
                 try:
@@ -225,19 +231,24 @@ class _Import:
                     latest = folder
                 except StorageError:  # one by one it may do, or it is said why not
                     remove([target])
-                    self._read(source)
+                    self._read(source, received)
             self._batches.popleft()
 
-    def _read(self, source: Source) -> None:
-        self._line.add(
-            _begin(self._archive, source, self._before, self._line, self._takes_over(source), self._watch)
-        )
+    def _read(self, source: Source, received: str = "") -> None:
+        taking_over = self._takes_over(source)
+        self._line.add(_begin(self._archive, source, self._before, self._line, taking_over, received, self._watch))
 
 
 def _begin(
-    archive: Archive, source: Source, before: ImportedBefore, line: Line, taking_over: bool, watch: Watch
+    archive: Archive,
+    source: Source,
+    before: ImportedBefore,
+    line: Line,
+    taking_over: bool,
+    received: str,
+    watch: Watch,
 ) -> Read | Imported:
-    """Read a source."""
+    """Read a source, received at the given time if that says nothing else; '' is that of its end."""
     if source.outcome:
         return Imported(source.name, source.outcome, source.reason)
     reception: Reception | None = None
@@ -246,7 +257,7 @@ def _begin(
             state = state_of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
             if not taking_over and before.holds(source.key, *state[2:]):
                 return Imported(source.name, DONE_BEFORE)
-            reception = _take(archive, file, line, watch)
+            reception = _take(archive, file, line, received, watch)
     except _NoInstance as what:
         return Imported(source.name, SKIPPED, str(what))
     except source.faults as error:
@@ -256,7 +267,7 @@ def _begin(
     return Read(Taken(reception.sop_instance_uid, source, state, taking_over), reception)
 
 
-def _take(archive: Archive, file: BinaryIO, line: Line, watch: Watch) -> Reception:
+def _take(archive: Archive, file: BinaryIO, line: Line, received: str, watch: Watch) -> Reception:
     if file.read(132)[128:] != b"DICM":
         raise _NoInstance("not a DICOM file")
     file.seek(0)
@@ -267,9 +278,9 @@ def _take(archive: Archive, file: BinaryIO, line: Line, watch: Watch) -> Recepti
     if not all(map(is_uid, uids)):
         uids = _uids_of_data_set(file, meta)
     try:
-        return _copy(archive, file, meta, uids, line, watch)
+        return _copy(archive, file, meta, uids, line, received, watch)
     except DatasetMismatch:  # some old archives write what they like into the head: the data set counts
-        return _copy(archive, file, meta, _uids_of_data_set(file, meta), line, watch)
+        return _copy(archive, file, meta, _uids_of_data_set(file, meta), line, received, watch)
 
 
 def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
@@ -282,22 +293,23 @@ def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
 
 
 def _copy(
-    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, watch: Watch
+    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, received: str, watch: Watch
 ) -> Reception:
     """Return a complete reception; whoever keeps it closes it."""
     try:
-        return _copy_once(archive, file, meta, uids, line, watch)
+        return _copy_once(archive, file, meta, uids, line, received, watch)
     except NoRoom:
         if len(archive.store.folders) == 1:
             raise
-        return _copy_once(archive, file, meta, uids, line, watch)  # what did not fit in the first folder
+        return _copy_once(archive, file, meta, uids, line, received, watch)  # what did not fit in the first folder
 
 
 def _copy_once(
-    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, watch: Watch
+    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, received: str, watch: Watch
 ) -> Reception:
     file.seek(meta.offset)
-    calling, received = _origin(archive, meta, uids[1], line)
+    calling, first_received = _origin(archive, meta, uids[1], line)
+    received = first_received or received
     digest = hashlib.sha256() if meta.digest else None
     with contextlib.ExitStack() as stack:
         reception = stack.enter_context(archive.receive(*uids, meta.transfer_syntax, calling, received))

@@ -131,11 +131,13 @@ def _write(order: Order, made: dict[str, int]) -> Written | None:
         scanner = DatasetScanner(meta.transfer_syntax)
         scanner.feed(body)
         header = scanner.finish()
+        if (header.sop_class_uid, header.sop_instance_uid) != (meta.sop_class_uid, meta.sop_instance_uid):
+            return None
+        digest = hashlib.sha256(body).hexdigest()
+        place = str(layout.place(header, digest))
+        indexed = header.encoded(TAGS["IMAGE"])
     except (OSError, ValueError):
         return None
-    if (header.sop_class_uid, header.sop_instance_uid) != (meta.sop_class_uid, meta.sop_instance_uid):
-        return None
-    digest = hashlib.sha256(body).hexdigest()
     head = filemeta.sealed(meta, digest, order.received)
     made[order.target] = descriptor = os.open(order.target, _TARGET, 0o640)
     # The head last: another process that looks after what is sealed may see the file at any moment.
@@ -143,8 +145,7 @@ def _write(order: Order, made: dict[str, int]) -> Written | None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     begin_write_back(descriptor)
     values = header.transfer_syntax, header.elements, header.complete, header.problem, header.unknown_vr
-    place = str(layout.place(header, digest))
-    return Written(state, values, digest, len(body), place, order.received, header.encoded(TAGS["IMAGE"]))
+    return Written(state, values, digest, len(body), place, order.received, indexed)
 
 
 def _read(path: str) -> tuple[State, bytes] | None:
