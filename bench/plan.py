@@ -14,7 +14,7 @@ def plan(quick: bool, idle_seconds: float = 60) -> tuple[Row, ...]:
     to_fetch = ((data.XA, 3 * xa), (data.CT, 4 * ct), (data.MR, 4 * mr))
     return (
         *(Receive(kind, 1, amount) for kind, amount in amounts),
-        *(Receive(kind, PARALLEL, amount // (PARALLEL if quick else 2)) for kind, amount in amounts),
+        *(Receive(kind, PARALLEL, amount // PARALLEL if quick else amount) for kind, amount in amounts),
         *(Get(kind, amount) for kind, amount in to_fetch),
         *(Move(kind, amount) for kind, amount in to_fetch),
         Find(200 if quick else 3000),

@@ -26,7 +26,7 @@ from angiovault.processes import is_running
 _MOST_SPARES: Final = 32
 _FOLLOWED: Final = 2 << 20
 _BIG: Final = 64 << 20
-_STEP: Final = 2 << 20
+_STEP: Final = 512 << 10
 _spare_cores: Final = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))  # more would only wait for one another
 
 
