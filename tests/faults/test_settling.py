@@ -25,6 +25,7 @@ from harness.waiting import wait_until
 # Loaded by the service before anything else: it is killed at a step of the settler.
 _KILLED_AT = """
 import os, signal
+from angiovault.archive import settling
 from angiovault.archive.archive import Archive
 from angiovault.archive.settling import Settler
 from angiovault.archive.store import Store
@@ -39,6 +40,7 @@ def killed_at(owner, name, skip=0, after=False):
         return done
     setattr(owner, name, replaced)
 
+settling._TOGETHER = 10  # so that each process has several batches
 killed_at({step})
 """
 _STEPS = {

@@ -1,4 +1,4 @@
-"""Processes that receive, seen from the one that listens: only death counts as death, and nothing is answered before."""
+"""Processes that receive, seen from the one that listens: only death counts as death; nothing is answered before."""
 
 import os
 import signal
