@@ -44,17 +44,13 @@ class TcpConnection:
         """Read what there is, at least one byte; 0 is the end. Raises OSError."""
         return self._patiently(lambda: self._socket.recv_into(buffer), socket.SO_RCVTIMEO)
 
-    def sendall(self, data: bytes | bytearray | memoryview, more: bool = False) -> None:
-        """Send bytes whole, together with the next if there are `more` to come at once.
-
-        The time-out is that of the peer's taking nothing. Raises OSError.
-        """
-        flags = socket.MSG_MORE if more else 0  # else the peer would be woken up for a few bytes
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes whole; the time-out is that of the peer's taking nothing. Raises OSError."""
         with memoryview(data) as view:
             sent = 0
             while sent < len(view):
                 with view[sent:] as rest:
-                    sent += self._patiently(lambda rest=rest: self._socket.send(rest, flags), socket.SO_SNDTIMEO)  # type: ignore[misc]
+                    sent += self._patiently(lambda rest=rest: self._socket.send(rest), socket.SO_SNDTIMEO)  # type: ignore[misc]
 
     def sendfile(self, descriptor: int, start: int, count: int) -> int:
         """Send a part of a file without copying it; return how much of it there was. Raises OSError."""

@@ -56,8 +56,8 @@ class TlsConnection:
         """Read what there is, at least one byte; 0 is the end. Raises OSError."""
         return self._patiently(lambda: self._tls.recv_into(buffer), self._deadline())
 
-    def sendall(self, data: bytes | bytearray | memoryview, more: bool = False) -> None:
-        """Send bytes whole; each call makes records of its own, also when there is `more` to come. Raises OSError."""
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes whole. Raises OSError."""
         deadline = self._deadline()
         with memoryview(data) as view:
             sent = 0

@@ -287,10 +287,10 @@ class Wire:
         with self._send_lock:
             self._send(encoded, self.network_timeout)
 
-    def _send(self, encoded: bytes | bytearray, timeout: float, more: bool = False) -> None:
+    def _send(self, encoded: bytes | bytearray, timeout: float) -> None:
         try:
             self.connection.settimeout(timeout)
-            self.connection.sendall(encoded, more)
+            self.connection.sendall(encoded)
         except (OSError, ValueError) as error:
             raise self._not_sent(error, timeout) from error
 
@@ -409,7 +409,7 @@ class Wire:
             part = os.pread(descriptor, count, start)
             out += part
             return len(part)
-        self._send(out, self.network_timeout, more=True)
+        self._send(out, self.network_timeout)
         out.clear()
         try:
             return self.connection.sendfile(descriptor, start, count)
