@@ -29,7 +29,8 @@ from angiovault.dimse.association import Association
 from angiovault.dimse.conversation import Handler
 from angiovault.dimse.listeners import CannotListen, Opening
 from angiovault.dimse.messages import Message
-from angiovault.dimse.receivers import Receivers, Receiving, useful_count
+from angiovault.dimse.receivers import Receivers, useful_count
+from angiovault.dimse.receiving import Receiving
 from angiovault.dimse.scu import Limits
 from angiovault.dimse.server import Server, Terms
 from angiovault.health import Health
@@ -192,7 +193,7 @@ def _serve(config: Config, config_file: Path | None, load: Callable[[], Config],
 def _look_after_lost(archive: Archive) -> None:
     """Settle what a process acknowledged that is gone, and remove what it had not received whole."""
     archive.recover()
-    archive.store.incoming.remove_unfinished(but_ours=True)
+    archive.store.incoming.remove_unfinished("dead")
 
 
 def _storing(archive: Archive) -> Handler:

@@ -24,7 +24,7 @@ from harness.processes import Background
 from harness.service import Service
 from harness.waiting import wait_until
 
-_MANY = 4000
+_MANY = 12_000
 _SERVE = """
 import sys
 from pathlib import Path

@@ -15,7 +15,8 @@ from angiovault.dimse import receivers
 from angiovault.dimse.association import Association
 from angiovault.dimse.conversation import Handler
 from angiovault.dimse.negotiation import Context
-from angiovault.dimse.receivers import Receivers, Receiving
+from angiovault.dimse.receivers import Receivers
+from angiovault.dimse.receiving import Receiving
 from angiovault.dimse.wire import Wire
 from harness.upper_layer import CT_IMAGE, EXPLICIT
 

@@ -368,7 +368,7 @@ def test_one_that_is_just_being_used_is_not_taken_away(
     archive = plainly()
     _fill(archive, 1, monkeypatch)
     arriving = archive.store.begin("1.2.840.10008.5.1.4.1.1.7", "1.2.3", "1.2.840.10008.1.2.1", "SENDER")
-    monkeypatch.setattr("angiovault.archive.incoming._of_another", lambda _: True)  # as another process sees it
+    monkeypatch.setattr("angiovault.archive.incoming._owner", lambda _: "others")  # as another process sees it
     with pytest.raises(NotMounted, match="Only an empty one"):
         plainly(second_storage=None)
     arriving.discard()

@@ -148,8 +148,7 @@ class Adding:
         for start in range(0, len(uids), _MOST_LISTED):
             some = uids[start : start + _MOST_LISTED]
             self._known.update((uid, []) for uid in some)
-            marks = ", ".join("?" * len(some))
-            found = f"SELECT uid, version, content FROM instance WHERE uid IN ({marks})"  # noqa: S608 - marks alone
+            found = f"SELECT uid, version, content FROM instance WHERE uid IN ({self._database.marks(some)})"  # noqa: S608 - marks alone
             for uid, version, content in self._execute(found, *some).fetchall():
                 self._known[uid].append((version, content))
 

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any, Final
 
 import peewee
@@ -129,6 +129,11 @@ class Database:
         For what is done with every instance: there peewee would spend most of the time on writing the same SQL anew.
         """
         return self.database.execute_sql(statement.replace("?", "%s") if self.engine == "mysql" else statement, values)
+
+    @staticmethod
+    def marks(values: Sized) -> str:
+        """Return as many ``?`` as there are values, for a list of them in a statement."""
+        return ", ".join("?" * len(values))
 
     def transaction(self) -> Any:
         """Return a transaction as a context manager."""

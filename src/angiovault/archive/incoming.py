@@ -93,27 +93,27 @@ class IncomingFolder:
                 made.append(path)
             fsync_directory(self.path)
         except OSError:
-            _remove(made)
+            remove(made)
             raise
         self._spares = made
 
     def drop_spares(self) -> None:
         """Remove the spare files, until the next instance comes."""
         with self._lock:
-            _remove(self._spares)
+            remove(self._spares)
             self._spares = []
             self._next = 1
 
-    def remove_unfinished(self, but_ours: bool = False) -> None:
-        """Remove what receptions that were cut off left behind, but not what another living process is writing.
+    def remove_unfinished(self, whose: str = "dead or us") -> None:
+        """Remove what broken receptions left behind: of the 'dead', or of 'dead or us' if we receive nothing.
 
-        With `but_ours` not what has this process's number, either: it may be writing it.
+        What another living process is writing stays.
         """
         with as_storage_error("cannot clear the incoming folder"):
             for leftover in self.path.iterdir():
                 if leftover.is_symlink() or not leftover.is_file():  # what a NAS puts into every folder
                     continue
-                if not sealed(leftover) and not _of_another(leftover) and not (but_ours and _is_ours(leftover)):
+                if not sealed(leftover) and _owner(leftover) in whose:
                     leftover.unlink(missing_ok=True)
 
     def is_used(self) -> bool:
@@ -124,14 +124,13 @@ class IncomingFolder:
         OSError
             When that cannot be seen.
         """
-        return self.path.exists() and any(sealed(path) or _of_another(path) for path in self.path.iterdir())
+        return self.path.exists() and any(sealed(path) or _owner(path) == "others" for path in self.path.iterdir())
 
     def waiting(self, whose: str) -> Iterator[Path]:
         """Yield the sealed files: of 'others' that live, of the 'dead', of 'dead or us', or of 'all'."""
         with as_storage_error("cannot read the incoming folder"):
             for path in self.path.iterdir():
-                owner = "us" if _is_ours(path) else "others" if _of_another(path) else "dead"
-                if (whose == "all" or owner in whose) and sealed(path):
+                if (whose == "all" or _owner(path) in whose) and sealed(path):
                     yield path
 
 
@@ -157,10 +156,10 @@ class IncomingFolders:
         for folder in self._folders:
             folder.drop_spares()
 
-    def remove_unfinished(self, but_ours: bool = False) -> None:
+    def remove_unfinished(self, whose: str = "dead or us") -> None:
         """Remove what receptions that were cut off left behind, see `IncomingFolder.remove_unfinished`."""
         for folder in self._folders:
-            folder.remove_unfinished(but_ours)
+            folder.remove_unfinished(whose)
 
     def waiting(self, whose: str) -> Iterator[Path]:
         """Yield the sealed files, see `IncomingFolder.waiting`."""
@@ -168,20 +167,18 @@ class IncomingFolders:
             yield from folder.waiting(whose)
 
 
-def _of_another(path: Path) -> bool:
-    """Return whether a file belongs to another living process."""
+def _owner(path: Path) -> str:
+    """Return whose number a file has: that of 'us', of 'others' that live, or of the 'dead'."""
     process = path.name.partition("-")[0]
-    return not _is_ours(path) and process.isdigit() and is_running(process)
+    if process == str(os.getpid()):
+        return "us"
+    return "others" if process.isdigit() and is_running(process) else "dead"
 
 
-def _is_ours(path: Path) -> bool:
-    """Return whether a file has the number of this process."""
-    return path.name.partition("-")[0] == str(os.getpid())
-
-
-def _remove(paths: list[Path]) -> None:
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files of an incoming folder that were, or may have been, made."""
     for path in paths:
-        with contextlib.suppress(OSError):  # the volume is gone
+        with contextlib.suppress(OSError):  # it was not made, or the volume is gone
             path.unlink()
 
 
@@ -371,8 +368,8 @@ class Incoming:
             os.pwrite(self._descriptor, filemeta.vouched(self.digest(), self.received), self._vouched_at)
 
     def begin_write_back(self) -> None:
-        """Let the system begin to write everything to the disk, so that the syncs of several files share the work."""
-        _write_back(self._descriptor, 0, 0)
+        """Let the system begin to write everything to the disk, see the function of that name."""
+        begin_write_back(self._descriptor)
 
     def sync(self) -> None:
         """Make the file durable."""
@@ -391,7 +388,7 @@ class Incoming:
             os.close(self._descriptor)
             self._descriptor = -1
             if not self._kept:
-                _remove([self.path])
+                remove([self.path])
 
 
 def now() -> str:

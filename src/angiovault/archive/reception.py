@@ -146,13 +146,7 @@ class Reception:
         incoming.sync()
         incoming.keep()
         item = Sealed(incoming.path, entry, lambda outcome: then(receipt, outcome))
-        receipt = Receipt(
-            entry.header,
-            entry.digest,
-            entry.size,
-            lambda: item.entry.place if item.entry is not None else entry.place,
-            lambda: self._settler.outcome(item),
-        )
+        receipt = _receipt(self._settler, item, entry)
         turn, self._turn = self._turn, 0
         self._settler.take(turn, item)
         return receipt
@@ -187,12 +181,19 @@ def take_written(store: Store, settler: Settler, path: Path, entry: Entry, folde
     place = store.place_beside(path, entry.place)
     if not folder_is_ready and store.elsewhere(place) is None:
         store.make_folder(place)
-    item = Sealed(path, entry if place == entry.place else replace(entry, place=place), lambda _: None)
+    if place != entry.place:
+        entry = replace(entry, place=place)
+    item = Sealed(path, entry, lambda _: None)
     settler.join(item)
+    return _receipt(settler, item, entry)
+
+
+def _receipt(settler: Settler, item: Sealed, entry: Entry) -> Receipt:
+    """Return the receipt for what is settled as `item` and is to have the entry, unless it is kept elsewhere."""
     return Receipt(
         entry.header,
         entry.digest,
         entry.size,
-        lambda: item.entry.place if item.entry is not None else place,
+        lambda: item.entry.place if item.entry is not None else entry.place,
         lambda: settler.outcome(item),
     )

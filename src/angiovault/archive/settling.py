@@ -115,12 +115,10 @@ class Settler:
             When nothing can be settled now, so that nothing more is taken in.
         """
         with self._lock:
-            if self._problem or len(self._line) >= _MOST_WAITING:
-                self._wait(lambda: not self._problem and len(self._line) < _MOST_WAITING)
-            self._last_turn += 1
-            self._line[self._last_turn] = None
+            turn = self._next_turn()
+            self._line[turn] = None
             incoming.received = incoming.received or now()
-            return self._last_turn
+            return turn
 
     def pass_over(self, turn: int) -> None:
         """Give a turn back."""
@@ -148,14 +146,18 @@ class Settler:
             When nothing can be settled now; it is not taken in then.
         """
         with self._lock:
-            if self._problem or len(self._line) >= _MOST_WAITING:
-                self._wait(lambda: not self._problem and len(self._line) < _MOST_WAITING)
-            self._last_turn += 1
-            item.number = self._last_turn
+            item.number = self._next_turn()
             self._line[item.number] = item
             if len(self._line) in (1, _TOGETHER):
                 self._work.notify()
             self._start()
+
+    def _next_turn(self) -> int:
+        """Wait, with the lock held, until something can be settled and there is room in the line; return the turn."""
+        if self._problem or len(self._line) >= _MOST_WAITING:
+            self._wait(lambda: not self._problem and len(self._line) < _MOST_WAITING)
+        self._last_turn += 1
+        return self._last_turn
 
     def recover(self, paths: Iterable[Path]) -> None:
         """Let what an earlier run left be settled, before anything that comes now."""

@@ -19,29 +19,23 @@ import signal
 import socket
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 from angiovault.archive.store import StorageError
 from angiovault.config import Config
-from angiovault.devices import Device
 from angiovault.dimse import endings, sop_classes
 from angiovault.dimse.association import Association
-from angiovault.dimse.conversation import FAILURE, Ending, Handler, converse
-from angiovault.dimse.negotiation import Context
+from angiovault.dimse.conversation import Ending
+from angiovault.dimse.receiving import Job, Left, Receiving, Report, Settle, Settled, Stop, Use, Worker
 from angiovault.dimse.tcp import TcpConnection
-from angiovault.dimse.wire import Wire
 from angiovault.processes import die_with
 
 log = logging.getLogger(__name__)
 
 _SEVERAL: Final = 3
 _MOST_ASSOCIATIONS: Final = 1 << 14
-_LONGEST_MESSAGE: Final = 1 << 17
 _SEND_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 35.0  # more than a settler itself takes to give up
 _DEATH_SECONDS: Final = 1.0
@@ -49,81 +43,6 @@ _CLOSE_SECONDS: Final = 5.0
 _LOOK_AGAIN: Final = 0.01
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _LOST: Final = Ending("aborted: the process that served it is gone, and with it what it counted", endings.FAILED)
-
-
-class Receiving(ABC):
-    """What such a process works with."""
-
-    @abstractmethod
-    def handlers(self) -> Mapping[int, Handler]:
-        """Return the services by Command Field. Raises StorageError when nothing can be received in this process."""
-
-    @abstractmethod
-    def use(self, config: Config) -> None:
-        """Go on with other settings."""
-
-    @abstractmethod
-    def settle(self) -> None:
-        """Make findable what was acknowledged before. Raises StorageError when that cannot be done now."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Settle what was received, and close everything."""
-
-
-# ---- what the processes say to one another
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An association to be served; its connection goes along. Is answered by `_Report`, or by `_Left`."""
-
-    config: Config
-    peer: str
-    calling: str
-    called: str
-    contexts: tuple[Context, ...]
-    device: Device | None
-    peer_max_pdu: int
-    place: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """What came of an association."""
-
-    ending: Ending
-    tally: Counter[str]
-    requests: dict[int, tuple[float, int | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """The association has not been touched."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Settle:
-    """To be made findable: what was acknowledged before. Is answered by `_Settled`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    """What kept it from being settled, '' when it is."""
-
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    """No association goes on after the message that is being answered. Is not answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """Settings to go on with. Is not answered."""
-
-    config: Config
 
 
 class _NotTaken(Exception):
@@ -217,7 +136,7 @@ class Receivers:
             return least, self._free.pop()
 
     def _have_served(self, process: _Process, association: Association, config: Config, place: int) -> Ending | None:
-        job = _Job(
+        job = Job(
             config,
             association.peer,
             association.calling,
@@ -235,9 +154,9 @@ class Receivers:
             log.warning("%s is served by the process that listens: %s", association, error)
             self._look_after(process)
             return None
-        if isinstance(reply, _Left):
+        if isinstance(reply, Left):
             return None
-        if not isinstance(reply, _Report):
+        if not isinstance(reply, Report):
             association.wire.abort()
             self._look_after(process)
             return _LOST
@@ -263,15 +182,15 @@ class Receivers:
             unsettled = [process for process in self._living if process.settled < process.handed]
             asked = [(process, process.handed, process.associations) for process in unsettled]
         deadline = time.monotonic() + _SETTLE_SECONDS
+        answers: dict[_Process, _Answer] = {}
         with contextlib.ExitStack() as stack:
-            answers = []
-            for process, handed, associations in asked:
+            for process, _, _ in asked:
                 with contextlib.suppress(_NotTaken):  # it is gone, or must not be waited for: no answer is one, too
-                    answers.append((stack.enter_context(process.ask(_Settle())), process, handed, associations))
-            replies = {process: answer.read(deadline) for answer, process, _, _ in answers}
+                    answers[process] = stack.enter_context(process.ask(Settle()))
+            replies = {process: answer.read(deadline) for process, answer in answers.items()}
         for process, handed, associations in asked:
             reply = replies.get(process)
-            if not isinstance(reply, _Settled):
+            if not isinstance(reply, Settled):
                 if not self._look_after(process):
                     raise StorageError("what was received cannot be put in its place in time")
             elif reply.problem:
@@ -293,11 +212,8 @@ class Receivers:
 
     def _look_after(self, process: _Process) -> bool:
         """See after a process that has not answered as it should; return whether it is gone."""
-        deadline = time.monotonic() + _DEATH_SECONDS
-        while not process.has_ended():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_LOOK_AGAIN)  # its files are closed a moment before it has ended
+        if not process.wait(_DEATH_SECONDS):  # its files are closed a moment before it has ended
+            return False
         with self._losing:
             with self._lock:
                 if process in self._living:
@@ -323,11 +239,11 @@ class Receivers:
 
     def use(self, config: Config) -> None:
         """Let them go on with other settings."""
-        self._tell(_Use(config))
+        self._tell(Use(config))
 
     def stop(self) -> None:
         """Let no association go on after the message that is being answered."""
-        self._tell(_Stop())
+        self._tell(Stop())
 
     def _tell(self, what: object) -> None:
         with self._lock:
@@ -344,11 +260,9 @@ class Receivers:
             process.channel.close()
         deadline = time.monotonic() + seconds
         for process in ending:
-            while not process.has_ended():
-                if time.monotonic() >= deadline:
-                    log.warning("process %d, which received, did not end in time", process.pid)
-                    process.kill()
-                time.sleep(_LOOK_AGAIN)
+            if not process.wait(deadline - time.monotonic()):
+                log.warning("process %d, which received, did not end in time", process.pid)
+                process.kill()
 
 
 def _only_stores(association: Association) -> bool:
@@ -392,7 +306,7 @@ class _Process:
                 die_with(parent)
                 for other in (*others, self):
                     other.channel.close()
-                _Worker(theirs, paces, make()).run()
+                Worker(theirs, paces, make()).run()
                 status = 0
             except BaseException:
                 log.exception("receiving failed")
@@ -439,11 +353,19 @@ class _Process:
                     self._ended = True
             return self._ended
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end, and return whether it has ended."""
+        deadline = time.monotonic() + seconds
+        while not (ended := self.has_ended()) and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
+        return ended
+
     def kill(self) -> None:
         """End it at once."""
         with self._lock:
             if not self._ended:
                 os.kill(self.pid, signal.SIGKILL)
+        self.wait(_DEATH_SECONDS)
 
 
 class _Answer:
@@ -476,90 +398,3 @@ class _Answer:
                 break
             return answer
         return None
-
-
-# ---- the process itself
-
-
-class _Worker:
-    """What such a process does: it takes what it is told, and serves each association with a thread."""
-
-    def __init__(self, channel: socket.socket, paces: memoryview[float], receiving: Receiving) -> None:
-        self._channel = channel
-        self._paces = paces
-        self._receiving = receiving
-        self._stopped = threading.Event()
-
-    def run(self) -> None:
-        """Work until the channel is closed."""
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 2)
-            if not message:
-                break
-            try:
-                self._take(pickle.loads(message), descriptors)  # noqa: S301 (it comes from the process that made this one)
-            except Exception:  # whoever waits for an answer gets none
-                log.exception("an order for the process that receives was not understood")
-                for descriptor in descriptors:
-                    with contextlib.suppress(OSError):
-                        os.close(descriptor)
-        self._receiving.close()
-
-    def _take(self, what: object, descriptors: list[int]) -> None:
-        if isinstance(what, _Stop):
-            self._stopped.set()
-        elif isinstance(what, _Use):
-            self._receiving.use(what.config)
-        elif isinstance(what, _Settle):
-            (answer,) = descriptors
-            threading.Thread(target=self._answer, args=(answer, self._settle), daemon=True).start()
-        elif isinstance(what, _Job):
-            answer, connection = descriptors
-            work = _Work(self._receiving, what, connection, self._paces[what.place : what.place + 1], self._stopped)
-            threading.Thread(target=self._answer, args=(answer, work.do), daemon=True).start()
-
-    def _settle(self) -> _Settled:
-        try:
-            self._receiving.settle()
-        except StorageError as error:
-            return _Settled(str(error))
-        return _Settled()
-
-    @staticmethod
-    def _answer(descriptor: int, work: Callable[[], object]) -> None:
-        with contextlib.suppress(BrokenPipeError), open(descriptor, "wb") as answer:  # nobody waits any more
-            answer.write(pickle.dumps(work()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One association in such a process."""
-
-    receiving: Receiving
-    job: _Job
-    connection: int
-    pace: memoryview[float]
-    stopped: threading.Event
-
-    def do(self) -> _Report | _Left:
-        """Serve it to its end."""
-        try:
-            handlers = self.receiving.handlers()
-        except Exception as error:
-            os.close(self.connection)
-            if not isinstance(error, StorageError):
-                log.exception("an association is left to the process that listens")
-            return _Left()
-        job = self.job
-        wire = Wire(socket.socket(fileno=self.connection), job.config.max_pdu, job.config.network_timeout)
-        wire.peer_max_pdu = job.peer_max_pdu
-        association = Association(wire, job.peer, job.calling, job.called, job.contexts, job.device)
-        association.pace = self.pace
-        ending = FAILURE
-        try:
-            ending = converse(association, handlers, job.config, self.stopped.is_set)
-        except Exception:
-            log.exception("serving %s failed", association)
-        finally:
-            wire.close()
-        return _Report(ending, association.tally, association.requests)

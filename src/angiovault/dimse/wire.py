@@ -294,6 +294,11 @@ class Wire:
         except (OSError, ValueError) as error:
             raise self._not_sent(error, timeout) from error
 
+    def _send_buffered(self) -> None:
+        """Send what the send buffer holds, and empty it."""
+        self._send(self._send_buffer, self.network_timeout)
+        self._send_buffer.clear()
+
     def _not_sent(self, error: OSError | ValueError, timeout: float) -> AssociationEnded:
         if isinstance(error, TimeoutError):
             return TimedOut(f"the peer took nothing within {timeout:.3g} s")
@@ -338,8 +343,7 @@ class Wire:
                 self._send_file(out, context_id, data, length)
                 return
             if not hold or len(out) >= _SEND_BUFFER:
-                self._send(out, self.network_timeout)
-                out.clear()
+                self._send_buffered()
 
     def repeated(self, context_id: int, command: bytes) -> Callable[[bytes], None]:
         """Return what sends one message after the other with the same command set, each with the data set it is given.
@@ -355,8 +359,7 @@ class Wire:
                 out += begun
                 self._pack(out, context_id, 0, data)
                 if len(out) >= _SEND_BUFFER:
-                    self._send(out, self.network_timeout)
-                    out.clear()
+                    self._send_buffered()
 
         return send
 
@@ -370,8 +373,7 @@ class Wire:
         """
         with self._send_lock:
             if self._send_buffer:
-                self._send(self._send_buffer, self.network_timeout)
-                self._send_buffer.clear()
+                self._send_buffered()
 
     def _fragment_size(self) -> int:
         # 0 means "no limit" (PS3.8 D.1.1); even fragments, as data sets are even.
@@ -398,8 +400,7 @@ class Wire:
                 raise OSError(f"the stored file ends {end - start - had} bytes early")
             start += count
             if len(out) >= _SEND_BUFFER or (out and start == end):
-                self._send(out, self.network_timeout)
-                out.clear()
+                self._send_buffered()
             if start == end:
                 return
 
@@ -409,8 +410,7 @@ class Wire:
             part = os.pread(descriptor, count, start)
             out += part
             return len(part)
-        self._send(out, self.network_timeout)
-        out.clear()
+        self._send_buffered()
         try:
             return self.connection.sendfile(descriptor, start, count)
         except OSError as error:

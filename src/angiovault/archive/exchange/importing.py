@@ -24,12 +24,12 @@ from angiovault.archive.exchange.import_sources import (
     find_sources,
 )
 from angiovault.archive.exchange.imported_before import ImportedBefore
-from angiovault.archive.exchange.small_files import Order, Written, remove, write_all
+from angiovault.archive.exchange.small_files import Order, Written, write_all
 from angiovault.archive.exchange.taking_over import state_of
 from angiovault.archive.filemeta import FileMeta
 from angiovault.archive.finding.selection import versions
 from angiovault.archive.header import DatasetScanner, is_uid
-from angiovault.archive.incoming import now
+from angiovault.archive.incoming import now, remove
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import NoRoom, StorageError, Store
 
@@ -235,52 +235,94 @@ class _Import:
             self._batches.popleft()
 
     def _read(self, source: Source, received: str = "") -> None:
+        """Bring a source into the line by itself; see `_begin`."""
+        self._line.add(self._begin(source, received))
+
+    def _begin(self, source: Source, received: str) -> Read | Imported:
+        """Read a source, received at the given time if that says nothing else; '' is that of its end."""
+        if source.outcome:
+            return Imported(source.name, source.outcome, source.reason)
         taking_over = self._takes_over(source)
-        self._line.add(_begin(self._archive, source, self._before, self._line, taking_over, received, self._watch))
+        reception: Reception | None = None
+        try:
+            with source.open() as file:
+                state = state_of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
+                if not taking_over and self._before.holds(source.key, *state[2:]):
+                    return Imported(source.name, DONE_BEFORE)
+                reception = self._take(file, received)
+        except _NoInstance as what:
+            return Imported(source.name, SKIPPED, str(what))
+        except source.faults as error:
+            if reception is not None:  # its source could not be closed
+                reception.close()
+            return Imported(source.name, FAILED, str(error) or type(error).__name__)
+        return Read(Taken(reception.sop_instance_uid, source, state, taking_over), reception)
 
+    def _take(self, file: BinaryIO, received: str) -> Reception:
+        if file.read(132)[128:] != b"DICM":
+            raise _NoInstance("not a DICOM file")
+        file.seek(0)
+        meta = filemeta.read(file)
+        if meta.sop_class_uid == MEDIA_STORAGE_DIRECTORY:
+            raise _NoInstance("a DICOMDIR")
+        uids = meta.sop_class_uid, meta.sop_instance_uid
+        if not all(map(is_uid, uids)):
+            uids = _uids_of_data_set(file, meta)
+        try:
+            return self._copy(file, meta, uids, received)
+        except DatasetMismatch:  # some old archives write what they like into the head: the data set counts
+            return self._copy(file, meta, _uids_of_data_set(file, meta), received)
 
-def _begin(
-    archive: Archive,
-    source: Source,
-    before: ImportedBefore,
-    line: Line,
-    taking_over: bool,
-    received: str,
-    watch: Watch,
-) -> Read | Imported:
-    """Read a source, received at the given time if that says nothing else; '' is that of its end."""
-    if source.outcome:
-        return Imported(source.name, source.outcome, source.reason)
-    reception: Reception | None = None
-    try:
-        with source.open() as file:
-            state = state_of(os.fstat(file.fileno()) if source.member is None else source.path.stat())
-            if not taking_over and before.holds(source.key, *state[2:]):
-                return Imported(source.name, DONE_BEFORE)
-            reception = _take(archive, file, line, received, watch)
-    except _NoInstance as what:
-        return Imported(source.name, SKIPPED, str(what))
-    except source.faults as error:
-        if reception is not None:  # its source could not be closed
-            reception.close()
-        return Imported(source.name, FAILED, str(error) or type(error).__name__)
-    return Read(Taken(reception.sop_instance_uid, source, state, taking_over), reception)
+    def _copy(self, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], received: str) -> Reception:
+        """Return a complete reception; whoever keeps it closes it."""
+        try:
+            return self._copy_once(file, meta, uids, received)
+        except NoRoom:
+            if len(self._archive.store.folders) == 1:
+                raise
+            return self._copy_once(file, meta, uids, received)  # what did not fit in the first folder
 
+    def _copy_once(self, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], received: str) -> Reception:
+        file.seek(meta.offset)
+        calling, first_received = self._origin(meta, uids[1])
+        digest = hashlib.sha256() if meta.digest else None
+        with contextlib.ExitStack() as stack:
+            reception = stack.enter_context(
+                self._archive.receive(*uids, meta.transfer_syntax, calling, first_received or received)
+            )
+            while data := file.read(_CHUNK):
+                reception.write(data)
+                self._watch()
+                if digest is not None:
+                    digest.update(data)
+            if digest is not None and (found := digest.hexdigest()) != meta.digest:
+                raise ValueError(f"damaged: its data set has digest {found}, its archive received {meta.digest}")
+            reception.complete()
+            stack.pop_all()
+            return reception
 
-def _take(archive: Archive, file: BinaryIO, line: Line, received: str, watch: Watch) -> Reception:
-    if file.read(132)[128:] != b"DICM":
-        raise _NoInstance("not a DICOM file")
-    file.seek(0)
-    meta = filemeta.read(file)
-    if meta.sop_class_uid == MEDIA_STORAGE_DIRECTORY:
-        raise _NoInstance("a DICOMDIR")
-    uids = meta.sop_class_uid, meta.sop_instance_uid
-    if not all(map(is_uid, uids)):
-        uids = _uids_of_data_set(file, meta)
-    try:
-        return _copy(archive, file, meta, uids, line, received, watch)
-    except DatasetMismatch:  # some old archives write what they like into the head: the data set counts
-        return _copy(archive, file, meta, _uids_of_data_set(file, meta), line, received, watch)
+    def _origin(self, meta: FileMeta, sop_instance_uid: str) -> tuple[str, str]:
+        """Return calling AE title and time of receipt that a file of another archive of ours keeps; '' for the usual.
+
+        A further version of an instance that is here gets the time of now, as the first one received stays current even
+        when the index is made anew; so does one that claims to come from the future.
+        """
+        if not meta.digest:
+            return "", ""
+        archive = self._archive
+        calling = meta.calling[:_LONGEST_AE_TITLE]
+        if not _TIME.fullmatch(meta.received) or meta.received > now() or archive.behind:
+            return calling, ""
+        is_on_its_way = self._line.has(sop_instance_uid)
+        if is_on_its_way:
+            self._line.keep()
+        try:
+            if is_on_its_way:
+                archive.settler.wait()
+            known = versions(archive.index, sop_instance_uid)
+        except (IndexUnavailable, StorageError):
+            return calling, ""
+        return calling, "" if known else meta.received
 
 
 def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
@@ -290,59 +332,3 @@ def _uids_of_data_set(file: BinaryIO, meta: FileMeta) -> tuple[str, str]:
         scanner.feed(data)
     header = scanner.finish()
     return header.sop_class_uid, header.sop_instance_uid
-
-
-def _copy(
-    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, received: str, watch: Watch
-) -> Reception:
-    """Return a complete reception; whoever keeps it closes it."""
-    try:
-        return _copy_once(archive, file, meta, uids, line, received, watch)
-    except NoRoom:
-        if len(archive.store.folders) == 1:
-            raise
-        return _copy_once(archive, file, meta, uids, line, received, watch)  # what did not fit in the first folder
-
-
-def _copy_once(
-    archive: Archive, file: BinaryIO, meta: FileMeta, uids: tuple[str, str], line: Line, received: str, watch: Watch
-) -> Reception:
-    file.seek(meta.offset)
-    calling, first_received = _origin(archive, meta, uids[1], line)
-    received = first_received or received
-    digest = hashlib.sha256() if meta.digest else None
-    with contextlib.ExitStack() as stack:
-        reception = stack.enter_context(archive.receive(*uids, meta.transfer_syntax, calling, received))
-        while data := file.read(_CHUNK):
-            reception.write(data)
-            watch()
-            if digest is not None:
-                digest.update(data)
-        if digest is not None and (found := digest.hexdigest()) != meta.digest:
-            raise ValueError(f"damaged: its data set has digest {found}, its archive received {meta.digest}")
-        reception.complete()
-        stack.pop_all()
-        return reception
-
-
-def _origin(archive: Archive, meta: FileMeta, sop_instance_uid: str, line: Line) -> tuple[str, str]:
-    """Return calling AE title and time of receipt that a file of another AngioVault archive keeps; '' for the usual.
-
-    A further version of an instance that is here gets the time of now, as the first one received stays current even
-    when the index is made anew; so does one that claims to come from the future.
-    """
-    if not meta.digest:
-        return "", ""
-    calling = meta.calling[:_LONGEST_AE_TITLE]
-    if not _TIME.fullmatch(meta.received) or meta.received > now() or archive.behind:
-        return calling, ""
-    is_on_its_way = line.has(sop_instance_uid)
-    if is_on_its_way:
-        line.keep()
-    try:
-        if is_on_its_way:
-            archive.settler.wait()
-        known = versions(archive.index, sop_instance_uid)
-    except (IndexUnavailable, StorageError):
-        return calling, ""
-    return calling, "" if known else meta.received

@@ -7,12 +7,11 @@ back, and goes the way of one instance at a time, which also says what is wrong 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,7 +22,7 @@ from angiovault.archive.durable import fsync_directory
 from angiovault.archive.exchange.import_sources import MEDIA_STORAGE_DIRECTORY
 from angiovault.archive.exchange.taking_over import State, state_of
 from angiovault.archive.header import DatasetScanner
-from angiovault.archive.incoming import begin_write_back
+from angiovault.archive.incoming import begin_write_back, remove
 
 LARGEST: Final = 1 << 20
 """Bytes of a small file."""
@@ -95,19 +94,12 @@ def write_all(orders: Sequence[Order]) -> list[Written | None]:
         for folder in {Path(order.target).parent for order in orders if order.target in made}:
             fsync_directory(folder)
     except OSError:
-        remove(order.target for order in orders)
+        remove(Path(order.target) for order in orders)
         return [None] * len(orders)
     finally:
         for descriptor in made.values():
             os.close(descriptor)
     return written
-
-
-def remove(targets: Iterable[str | Path]) -> None:
-    """Remove files that were, or may have been, made."""
-    for target in targets:
-        with contextlib.suppress(OSError):  # it was not made, or the volume is gone
-            Path(target).unlink(missing_ok=True)
 
 
 def _write(order: Order, made: dict[str, int]) -> Written | None:

@@ -84,7 +84,7 @@ def transcode(
     stored = stored_label.strip(b" \0")
     asked = requested.strip(b" \0") if requested and character_set(requested).known else b""
     try:
-        texts = [] if _plain(b"".join([raw for _, raw in values.values()])) else _texts_beyond_ascii(values, stored)
+        texts = [] if are_plain(values) else _texts_beyond_ascii(values, stored)
         if not texts:
             return asked, dict(values)
         labels = [asked, DEVICE_LABELS[device_setting]]
@@ -167,6 +167,11 @@ def _is_gb2312(code: bytes) -> bool:
         return len(code.decode("gb2312")) == 1
     except UnicodeDecodeError:
         return False
+
+
+def are_plain(values: Values) -> bool:
+    """Return whether no label matters to any of some values."""
+    return _plain(b"".join([raw for _, raw in values.values()]))
 
 
 def _plain(raw: bytes) -> bool:

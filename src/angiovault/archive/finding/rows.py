@@ -133,8 +133,7 @@ class _Level:
         self._sequences = {tag for tag in wanted & WANTED.keys() if WANTED[tag][1] == "SQ"}
         self._label_wanted = SPECIFIC_CHARACTER_SET in wanted
         columns = ", ".join(("id", above, "head", *(column for _, column in made)))
-        marks = ", ".join("?" * len(numbers))
-        statement = f"SELECT {columns} FROM {table} WHERE id IN ({marks})"  # noqa: S608 - of names and marks alone
+        statement = f"SELECT {columns} FROM {table} WHERE id IN ({database.marks(numbers)})"  # noqa: S608 - of names and marks alone
         rows = database.execute(statement, *numbers).fetchall() if numbers else ()
         self.rows: dict[int, tuple[Any, ...]] = {row[0]: row for row in rows}
 
@@ -149,8 +148,7 @@ class _Level:
         for tag in self._sequences & values.keys():
             if not _readable(values[tag][1]):
                 del values[tag]
-        texts = b"".join([raw for _, raw in values.values()])
-        return values, None if texts.isascii() and b"\x1b" not in texts else label
+        return values, None if answers.are_plain(values) else label
 
 
 def _readable(sequence: bytes) -> bool:
@@ -166,10 +164,9 @@ def _patient_counts(database: Database, numbers: Sequence[int]) -> dict[int, tup
     """Count studies, series and instances of patients, over all studies that they were met in."""
     if not numbers:
         return {}
-    marks = ", ".join("?" * len(numbers))
     counts = "COUNT(study.id), SUM(study.series_count), SUM(study.instance_count)"
     joined = "study_person INNER JOIN study ON study.id = study_person.study_id"
-    which = f"study_person.patient_id IN ({marks}) AND study.instance_count > 0"
+    which = f"study_person.patient_id IN ({database.marks(numbers)}) AND study.instance_count > 0"
     statement = f"SELECT study_person.patient_id, {counts} FROM {joined} WHERE {which} GROUP BY study_person.patient_id"  # noqa: S608
     return {row[0]: row[1:] for row in database.execute(statement, *numbers).fetchall()}
 
