@@ -1,5 +1,6 @@
 """The rows of the table: each does one piece of work with every side, and says how long it took."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from harness.waiting import wait_until
 
 _TIMEOUT = 600
 _QUERIES = 5
+_MEMORY = 512 << 20
+"""Bytes that sender and receiver need beside what is kept, and more."""
 _QUERY_KEYS = (
     "QueryRetrieveLevel=STUDY",
     "PatientName=*",
@@ -74,12 +77,13 @@ class Workshop:
     folder: Path
     destination: SinkServer
 
-    def fresh(self, name: str) -> Path:
-        """Return a new empty folder, when nothing waits to be written to the disk.
+    def fresh(self, name: str, size: int = 0) -> Path:
+        """Return a new empty folder into which `size` bytes will come, when nothing waits to be written to the disk.
 
         A side that does not sync would else have its writing done while the next one is measured. Earlier folders of
         that name are emptied and not removed: for minutes after a file was removed, ext4 without a journal makes those
-        pay for it who make new ones.
+        pay for it who make new ones. And the memory that the bytes will need is used once: a virtual machine gets what
+        it has not used for some seconds from its host, page by page, which takes longer than all else that is done.
         """
         for earlier in self.folder.glob(f"{name}.*"):
             for file in earlier.rglob("*"):
@@ -87,6 +91,7 @@ class Workshop:
                     os.truncate(file, 0)
         folder = tempfile.mkdtemp(prefix=f"{name}.", dir=self.folder)
         os.sync()
+        mmap.mmap(-1, 2 * size + _MEMORY, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
         return Path(folder)
 
 
@@ -117,11 +122,12 @@ class Receive(Row):
     def measure(self, sides: Sequence[Side], repeat: int, workshop: Workshop) -> Samples:
         studies = data.studies(workshop.cache, self.kind, self.studies, self.instances)
         warm(path for study in studies for path in study.paths)
+        size = sum(path.stat().st_size for study in studies for path in study.paths)
         sides = [side for side in sides if not self.left_out(side)]
         samples: dict[str, list[Sample]] = {side.name: [] for side in sides}
         for turn in range(repeat):
             for side in in_turn(sides, turn):
-                with side.make(workshop.fresh("side")) as server, quoting(server):
+                with side.make(workshop.fresh("side", size)) as server, quoting(server):
                     samples[side.name].append(send(server.peer, *(study.paths for study in studies)))
                     if side.answers_queries:
                         require_found(server.peer, studies)
