@@ -25,7 +25,7 @@ from harness.panel import Client
 from harness.processes import Background
 from harness.waiting import wait_until
 
-MANY = 4000
+MANY = 12_000
 
 
 @pytest.fixture

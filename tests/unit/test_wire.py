@@ -37,6 +37,33 @@ from harness.upper_layer import DATA, echo_rq, pdu, pdv, pdvs, store_rq
 ABORT = bytes([7, 0, 0, 0, 0, 4, 0, 0, 2])  # by the service provider; the reason follows
 
 
+def in_views(message: Message) -> bytes:
+    return message.data(1 << 20)
+
+
+def in_memory_of_its_own(message: Message) -> bytes:
+    """Read a data set into rooms of many sizes."""
+    chance = random.Random(0)
+    got = bytearray()
+    room = bytearray(200_000)
+
+    def filled(count: int) -> None:
+        got.extend(room[:count])
+
+    message.read_into(lambda: memoryview(room)[: chance.choice((1, 7, 40_000, len(room)))], filled)
+    return bytes(got)
+
+
+WAYS = {"in views": in_views, "in memory of its own": in_memory_of_its_own}
+Way = Callable[[Message], bytes]
+
+
+@pytest.fixture(params=WAYS)
+def whole(request: pytest.FixtureRequest) -> Way:
+    """How a data set is read."""
+    return WAYS[request.param]
+
+
 class Line:
     """A wire and the other end of its connection."""
 
@@ -150,7 +177,7 @@ def p_data(*values: tuple[int, bool, bool, bytes]) -> bytes:
     return bytes(pdus.P_DATA_TF(primitive).encode())
 
 
-def test_a_message_cut_at_any_byte_is_read_whole(line: Line) -> None:
+def test_a_message_cut_at_any_byte_is_read_whole(line: Line, whole: Way) -> None:
     body = bytes(range(40))
     encoded = (
         p_data((3, True, True, echo_rq(7)))
@@ -162,14 +189,14 @@ def test_a_message_cut_at_any_byte_is_read_whole(line: Line) -> None:
         echo = read_message(line.wire, 10)
         store = read_message(line.wire, 10)
         assert (echo.context_id, echo.command.message_id, echo.data(0)) == (3, 7, b"")
-        assert store.data(100) == body
+        assert whole(store) == body
         sending.join()
 
 
-def test_a_message_in_single_bytes(line: Line) -> None:
+def test_a_message_in_single_bytes(line: Line, whole: Way) -> None:
     encoded = p_data((1, True, True, store_rq("1.2", "1.2.3"))) + p_data((1, False, True, b"abcdef"))
     sending = line.send_in_pieces(*(bytes([byte]) for byte in encoded))
-    assert read_message(line.wire, 10).data(10) == b"abcdef"
+    assert whole(read_message(line.wire, 10)) == b"abcdef"
     sending.join()
 
 
@@ -194,7 +221,7 @@ def packed_at_random(context: int, command: bytes, data: bytes, chance: random.R
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_messages_packed_in_any_way_are_read_whole(lines: Callable[..., Line], seed: int) -> None:
+def test_messages_packed_in_any_way_are_read_whole(lines: Callable[..., Line], seed: int, whole: Way) -> None:
     chance = random.Random(seed)
     longest = chance.choice((64, 4096, 131072))
     line = lines(max_pdu=longest)
@@ -208,7 +235,25 @@ def test_messages_packed_in_any_way_are_read_whole(lines: Callable[..., Line], s
     for context, data in sent:
         message = read_message(line.wire, 10)
         assert message.context_id == context
-        assert message.data(len(data)) == data
+        assert whole(message) == data
+    sending.join()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_large_fragments_cut_anywhere_are_read_whole(lines: Callable[..., Line], seed: int, whole: Way) -> None:
+    chance = random.Random(seed)
+    line = lines(max_pdu=131072)
+    data = chance.randbytes(900_000)
+    size = chance.choice((131066, 40_000, 32_768))
+    pieces = [(start, data[start : start + size]) for start in range(0, len(data), size)]
+    body = b"".join(pdu(DATA, pdv(1, part, last=start + size >= len(data))) for start, part in pieces)
+    encoded = p_data((1, True, True, store_rq("1.2", "1.2.3"))) + body + p_data((1, True, True, echo_rq(9)))
+    cuts = sorted(chance.sample(range(1, len(encoded)), 30))
+    cuts += [at + extra for at in range(len(encoded) - len(body), len(encoded), size + 12) for extra in (3, 6, 9)]
+    bounds = [0, *sorted({cut for cut in cuts if cut < len(encoded)}), len(encoded)]
+    sending = line.send_in_pieces(*(encoded[start:stop] for start, stop in itertools.pairwise(bounds)))
+    assert whole(read_message(line.wire, 10)) == data
+    assert read_message(line.wire, 10).command.message_id == 9
     sending.join()
 
 
@@ -220,6 +265,25 @@ def test_what_a_service_leaves_unread_is_drained(line: Line) -> None:
     assert bytes(next(message.fragments())) == b"first"
     message.drain()
     assert read_message(line.wire, 10).command.message_id == 9
+
+
+def test_what_is_left_when_taking_fails_is_drained(lines: Callable[..., Line]) -> None:
+    line = lines(max_pdu=131072)
+    body = pdu(DATA, pdv(1, bytes(131066), last=False)) + pdu(DATA, pdv(1, bytes(100_000)))
+    encoded = COMMAND + body + p_data((1, True, True, echo_rq(9)))
+    sending = threading.Thread(target=line.far.sendall, args=(encoded,))
+    sending.start()
+    message = read_message(line.wire, 10)
+    room = memoryview(bytearray(50_000))
+
+    def full(_: int) -> None:
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        message.read_into(lambda: room, full)
+    message.drain()
+    assert read_message(line.wire, 10).command.message_id == 9
+    sending.join()
 
 
 def test_memory_of_an_idle_wire_is_small_and_of_a_busy_one_bounded(lines: Callable[..., Line]) -> None:
@@ -258,12 +322,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_data_set_ends_the_association(line: Line, name: str) -> None:
+def test_a_broken_data_set_ends_the_association(line: Line, name: str, whole: Way) -> None:
     encoded, words, reason = BROKEN[name]
     line.far.sendall(COMMAND + pdu(DATA, pdv(1, b"begun", last=False)) + encoded)
     message = read_message(line.wire, 10)
     with pytest.raises(ProtocolError, match=words) as caught:
-        message.data(100)
+        whole(message)
     assert caught.value.reason == reason
     ending = threading.Thread(target=line.wire.abort, args=(caught.value.reason,))
     ending.start()
@@ -320,12 +384,21 @@ def test_silence_between_messages_ends_at_the_time_out_that_was_asked_for(line: 
         read_message(line.wire, 0.05)
 
 
-@pytest.mark.parametrize("cut", [1, 5, 6, 11, 13, 80])
-def test_a_pdu_that_stops_half_way_ends_at_the_network_time_out(lines: Callable[..., Line], cut: int) -> None:
-    line = lines(network_timeout=0.05)
-    line.far.sendall((COMMAND + pdu(DATA, pdv(1, bytes(100))))[:cut])
+@pytest.mark.parametrize("cut", [1, 5, 6, 11, 13, 80, len(COMMAND) + 12, -1])
+def test_a_pdu_that_stops_half_way_ends_at_the_network_time_out(
+    lines: Callable[..., Line], cut: int, whole: Way
+) -> None:
+    line = lines(max_pdu=131072, network_timeout=0.05)
+    line.far.sendall((COMMAND + pdu(DATA, pdv(1, bytes(100_000))))[:cut])
     with pytest.raises(TimedOut, match=r"not arrive whole within 0\.05 s"):
-        read_message(line.wire, 10).data(1000)
+        whole(read_message(line.wire, 10))
+
+
+def test_an_abort_between_large_fragments_is_seen_at_once(lines: Callable[..., Line], whole: Way) -> None:
+    line = lines(max_pdu=131072)
+    line.far.sendall(COMMAND + pdu(DATA, pdv(1, bytes(100_000), last=False)) + pdu(7, bytes((0, 0, 0, 0))))
+    with pytest.raises(Aborted):
+        whole(read_message(line.wire, 10))
 
 
 def test_a_pdu_that_trickles_has_no_longer_than_one_that_stops(lines: Callable[..., Line]) -> None:
@@ -409,9 +482,7 @@ def test_what_is_sent_fits_what_the_peer_takes(
 
 
 @pytest.mark.parametrize("size", [1000, 1_000_000])
-def test_a_file_that_ends_early_is_an_error_and_never_a_shorter_data_set(
-    line: Line, size: int, tmp_path: Path
-) -> None:
+def test_a_file_that_ends_early_is_an_error_and_never_a_shorter_data_set(line: Line, size: int, tmp_path: Path) -> None:
     line.wire.peer_max_pdu = 131_072
     sending = threading.Thread(target=line.received)
     sending.start()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import hashlib
 import itertools
 import os
 import secrets
@@ -24,10 +22,7 @@ from angiovault.archive.durable import NoRoom, as_storage_error, fsync_directory
 from angiovault.processes import is_running
 
 _MOST_SPARES: Final = 32
-_FOLLOWED: Final = 2 << 20
 _BIG: Final = 64 << 20
-_STEP: Final = 512 << 10
-_spare_cores: Final = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))  # more would only wait for one another
 
 
 class IncomingFolder:
@@ -193,71 +188,6 @@ def sealed(path: Path) -> bool:
         return True
 
 
-class _Follower(threading.Thread):
-    """Follows the writing of a big file: hashes what is there and lets it go to the disk, while more arrives.
-
-    Parameters
-    ----------
-    descriptor : int
-        The file, open for reading.
-    start : int
-        Where in it the part to be hashed begins.
-    hashed : hash
-        Of what was before that part.
-    """
-
-    def __init__(self, descriptor: int, start: int, hashed: hashlib._Hash) -> None:
-        super().__init__(name="hashing", daemon=True)
-        self._hash = hashed
-        self._descriptor = descriptor
-        self._at = self._end = start
-        self._ended = False
-        self._error: OSError | None = None
-        self._more = threading.Condition()
-        self.start()
-
-    def go_on(self, end: int) -> None:
-        """Take note that the file has been written up to here."""
-        with self._more:
-            self._end = end
-            self._more.notify()
-
-    def finish(self) -> None:
-        """Wait until everything is hashed.
-
-        Raises
-        ------
-        OSError
-            When the file cannot be read.
-        """
-        with self._more:
-            self._ended = True
-            self._more.notify()
-        self.join()
-        if self._error is not None:
-            raise self._error
-
-    def run(self) -> None:
-        """Follow."""
-        view = memoryview(bytearray(_STEP))
-        try:
-            while (count := self._wait()) > 0:
-                got = os.preadv(self._descriptor, [view[:count]], self._at)
-                if not got:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-                self._hash.update(view[:got])
-                _write_back(self._descriptor, self._at, got)
-                self._at += got
-        except OSError as error:
-            self._error = error
-
-    def _wait(self) -> int:
-        """Return how many bytes to hash next, 0 when there will be no more."""
-        with self._more:
-            self._more.wait_for(lambda: self._ended or self._at < self._end)
-            return min(self._end - self._at, _STEP)
-
-
 def _find_write_back() -> Callable[[int, int, int], object]:
     """Return what makes the system begin to write a part of a file to the disk, without waiting for it."""
     try:
@@ -277,30 +207,17 @@ def begin_write_back(descriptor: int) -> None:
 
 
 class Incoming:
-    """One instance that arrives: bytes are written and hashed as they come, those of a big one by a second thread."""
+    """The file of one instance that arrives."""
 
     def __init__(self, folder: IncomingFolder, path: Path, head: bytes, vouched_at: int, received: str) -> None:
         self.folder = folder
         self.path = path
         self.received = received
-        self._vouched_at = vouched_at
-        self._hash = hashlib.sha256()
-        self._follower: _Follower | None = None
-        self._head = len(head)
-        self._told = 0
         self.size = 0
+        self._head = head
+        self._vouched_at = vouched_at
         self._kept = False
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self._write(head)
-        except OSError:
-            self.discard()
-            raise
-
-    def _write(self, data: bytes | memoryview) -> None:
-        written = os.write(self._descriptor, data)
-        while written < len(data):
-            written += os.write(self._descriptor, data[written:])
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
     @contextlib.contextmanager
     def noting_no_room(self) -> Iterator[None]:
@@ -313,26 +230,24 @@ class Incoming:
                 self.folder.too_little = max(self.folder.too_little, volume.f_bavail * volume.f_frsize + self.size, 1)
             raise
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the data set.
+    def write(self, data: memoryview) -> None:
+        """Write the next bytes of the data set.
 
         Raises
         ------
         NoRoom, StorageError
             When they cannot be written.
         """
+        parts = [memoryview(self._head), data]
+        self._head = b""
         with self.noting_no_room(), as_storage_error("cannot write to the storage"):
-            self._write(data)
+            while parts:
+                written = os.writev(self._descriptor, parts)
+                while parts and written >= len(parts[0]):
+                    written -= len(parts.pop(0))
+                if parts:
+                    parts[0] = parts[0][written:]
         self.size += len(data)
-        if self._follower is not None:
-            if self.size - self._told >= _STEP:
-                self._follower.go_on(self._head + self.size)
-                self._told = self.size
-        else:
-            self._hash.update(data)
-            if self.size >= _FOLLOWED and _spare_cores.acquire(blocking=False):
-                self._follower = _Follower(self._descriptor, self._head + self.size, self._hash)
-                self._told = self.size
 
     def write_back(self) -> None:
         """Bring the bulk of a very big instance to the disk, before `seal`, whose end queries may have to wait for."""
@@ -340,32 +255,13 @@ class Incoming:
             with self.noting_no_room(), as_storage_error("cannot sync an instance"):
                 os.fdatasync(self._descriptor)
 
-    def digest(self) -> str:
-        """Return the SHA-256 of what was written.
-
-        Raises
-        ------
-        StorageError
-            When it cannot be made.
-        """
-        with as_storage_error("cannot read an instance that arrives"):
-            self._end_follower()
-        return self._hash.hexdigest()
-
-    def _end_follower(self) -> None:
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            try:
-                follower.go_on(self._head + self.size)
-                follower.finish()
-            finally:
-                _spare_cores.release()
-
-    def vouch(self) -> None:
+    def vouch(self, digest: str) -> None:
         """Write digest and time of receipt into the file's head."""
         self.received = self.received or now()
+        if self._head:
+            self.write(memoryview(b""))
         with self.noting_no_room(), as_storage_error("cannot write to the storage"):
-            os.pwrite(self._descriptor, filemeta.vouched(self.digest(), self.received), self._vouched_at)
+            os.pwrite(self._descriptor, filemeta.vouched(digest, self.received), self._vouched_at)
 
     def begin_write_back(self) -> None:
         """Let the system begin to write everything to the disk, see the function of that name."""
@@ -382,8 +278,6 @@ class Incoming:
 
     def discard(self) -> None:
         """Close the file, and remove it unless it is to be kept."""
-        with contextlib.suppress(OSError):
-            self._end_follower()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

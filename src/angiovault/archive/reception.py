@@ -9,6 +9,7 @@ from types import TracebackType
 
 from angiovault.archive import layout
 from angiovault.archive.adding import Entry
+from angiovault.archive.blocks import Blocks
 from angiovault.archive.header import DatasetScanner, Header
 from angiovault.archive.settling import Sealed, Settler
 from angiovault.archive.store import Store
@@ -81,6 +82,7 @@ class Reception:
         self._turn = 0
         self._entry: Entry | None = None
         self._incoming = store.begin(sop_class_uid, sop_instance_uid, transfer_syntax, calling, received)
+        self._blocks = Blocks(self._pass_on)
 
     def __enter__(self) -> Reception:
         return self
@@ -95,6 +97,7 @@ class Reception:
         turn, self._turn = self._turn, 0
         if turn:
             self._settler.pass_over(turn)
+        self._blocks.close()
         self._incoming.discard()
 
     @property
@@ -102,16 +105,36 @@ class Reception:
         """Bytes of the data set that have come."""
         return self._incoming.size
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the data set.
+    def room(self) -> memoryview:
+        """Return where the next bytes of the data set may be put, at least one; then `filled` is to be called."""
+        return self._blocks.room()
+
+    def filled(self, count: int) -> None:
+        """Take the next bytes of the data set, which were put into the room.
 
         Raises
         ------
         NoRoom, StorageError
             When they cannot be kept.
         """
-        self._incoming.write(data)
-        self._scanner.feed(data)
+        self._blocks.filled(count)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the data set; raises what `filled` does."""
+        with memoryview(data) as view:
+            done = 0
+            while done < len(view):
+                room = self.room()
+                count = min(len(room), len(view) - done)
+                room[:count] = view[done : done + count]
+                self.filled(count)
+                done += count
+
+    def _pass_on(self, part: memoryview, begin_write_back: bool) -> None:
+        self._incoming.write(part)
+        if begin_write_back:
+            self._incoming.begin_write_back()
+        self._scanner.feed(part)
 
     def complete(self) -> None:
         """Take note that all bytes have come; several can be complete before the first is kept.
@@ -157,6 +180,7 @@ class Reception:
         return self.keep(then)
 
     def _complete(self) -> None:
+        digest = self._blocks.finish()
         header = self._scanner.finish()
         said = (self._sop_class_uid, self.sop_instance_uid)
         found = (header.sop_class_uid, header.sop_instance_uid)
@@ -165,14 +189,13 @@ class Reception:
                 f"the data set is {found[1]} of class {found[0]}, announced was {said[1]} of {said[0]}"
             )
         incoming = self._incoming
-        digest = incoming.digest()
         place = self._store.place_beside(incoming.path, layout.place(header, digest))
         if self._store.elsewhere(place) is None:
             with incoming.noting_no_room():
                 self._store.make_folder(place)
         incoming.write_back()
         self._turn = self._settler.turn(incoming)
-        incoming.vouch()
+        incoming.vouch(digest)
         self._entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from angiovault.dimse.endings import ProtocolError
-from angiovault.dimse.wire import Wire
+from angiovault.dimse.wire import Fragments, Wire
 
 C_STORE_RQ: Final = 0x0001
 C_GET_RQ: Final = 0x0010
@@ -249,11 +249,15 @@ class Message:
     def __init__(self, wire: Wire, context_id: int, command: Command) -> None:
         self.context_id = context_id
         self.command = command
-        self._fragments = wire.fragments(False, context_id) if command.has_data_set else iter(())
+        self._fragments = Fragments(wire, False, context_id, ended=not command.has_data_set)
 
     def fragments(self) -> Iterator[memoryview]:
         """Yield the data set's bytes as they arrive; each view is valid until the next is asked for."""
-        return (view for _, view in self._fragments)
+        return iter(self._fragments)
+
+    def read_into(self, room: Callable[[], memoryview], filled: Callable[[int], None]) -> None:
+        """Read the data set, see `Fragments.read_into`."""
+        self._fragments.read_into(room, filled)
 
     def data(self, longest: int) -> bytes:
         """Read a small data set whole.
@@ -286,9 +290,8 @@ def read_message(wire: Wire, timeout: float) -> Message:
     """
     wire.wait(timeout)
     encoded = bytearray()
-    context_id = 0
-    for context, view in wire.fragments(True):
-        context_id = context
+    fragments = Fragments(wire, True)
+    for view in fragments:
         encoded += view
         if len(encoded) > LONGEST_COMMAND:
             raise ProtocolError("command set without end")
@@ -296,4 +299,4 @@ def read_message(wire: Wire, timeout: float) -> Message:
         command = decode(bytes(encoded))
     except CommandError as error:
         raise ProtocolError(str(error)) from error
-    return Message(wire, context_id, command)
+    return Message(wire, fragments.context_id, command)

@@ -48,8 +48,7 @@ def _store(association: Association, message: Message, context: Context, archive
         return messages.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID"
     try:
         with archive.receive(sop_class, sop_instance, context.transfer_syntax, association.calling) as reception:
-            for view in message.fragments():
-                reception.write(view)
+            message.read_into(reception.room, reception.filled)
             reception.finish(lambda receipt, outcome: _note(association, context, receipt, outcome))
     except AssociationEnded:
         raise

@@ -40,9 +40,13 @@ class TcpConnection:
         """Set how long the following calls may take; `None` is for ever."""
         self._timeout = seconds
 
-    def recv_into(self, buffer: memoryview) -> int:
-        """Read what there is, at least one byte; 0 is the end. Raises OSError."""
-        return self._patiently(lambda: self._socket.recv_into(buffer), socket.SO_RCVTIMEO)
+    def recv_into(self, buffer: memoryview, all_of_it: bool = False) -> int:
+        """Read what there is, at least one byte, or wait for all of it until the time is over; 0 is the end.
+
+        Raises OSError.
+        """
+        flags = socket.MSG_WAITALL if all_of_it else 0
+        return self._patiently(lambda: self._socket.recv_into(buffer, 0, flags), socket.SO_RCVTIMEO)
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes whole; the time-out is that of the peer's taking nothing. Raises OSError."""

@@ -52,7 +52,7 @@ class TlsConnection:
         """Set how long the following calls may take."""
         self._timeout = seconds
 
-    def recv_into(self, buffer: memoryview) -> int:
+    def recv_into(self, buffer: memoryview, all_of_it: bool = False) -> int:
         """Read what there is, at least one byte; 0 is the end. Raises OSError."""
         return self._patiently(lambda: self._tls.recv_into(buffer), self._deadline())
 

@@ -47,12 +47,15 @@ PDU_OVERRUN: Final = 64
 _FIRST_BUFFER: Final = 1 << 13  # hundreds of idle associations need no more
 _BUFFER: Final = 1 << 18
 _SEND_BUFFER: Final = 1 << 18
+_READ_DIRECTLY: Final = 1 << 15  # bytes; fewer are copied in less time
+_HEADERS: Final = 12  # bytes of those of a PDU and its first PDV
 _COPIED: Final = 1 << 15  # bytes from which on two system calls cost less than copying
 _FAREWELL: Final = 1.0  # seconds for the peer to take an A-ABORT
 _OF_THE_FILE: Final = frozenset((errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV))
 _ABORT_PROVIDER: Final = 2
 _UNRECOGNISED_PDU: Final = 1
 _UNEXPECTED_PDU: Final = 2
+_ANY: Final = -1
 
 _PDU_HEADER: Final = struct.Struct(">BxL")
 _PDV_HEADER: Final = struct.Struct(">LBB")
@@ -83,7 +86,8 @@ class Wire:
         self._start = 0
         self._end = 0
         self._deadline = 0.0
-        self._awaited = ""
+        self._awaited = "", 0.0
+        self._headers_alone = False
         self._pdu_left = 0  # bytes of the current P-DATA-TF not yet read
         self._send_lock = threading.Lock()
         self._send_buffer = bytearray()
@@ -93,7 +97,7 @@ class Wire:
     # ---- receiving
 
     def _expect(self, what: str, seconds: float) -> None:
-        self._awaited = f"{what} within {seconds:.3g} s"
+        self._awaited = what, seconds
         self._deadline = time.monotonic() + seconds
 
     def _fill(self) -> None:
@@ -107,19 +111,27 @@ class Wire:
             rest = bytes(self._view[self._start : self._end])
             self._view[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
+        # Behind what was read directly come the headers of more of its kind: only these are taken into the buffer.
+        count = _HEADERS if self._headers_alone else len(self._buffer)
+        self._headers_alone = False
+        self._end += self._receive(self._view[self._end : self._end + count])
+
+    def _receive(self, view: memoryview, all_of_it: bool = False) -> int:
+        """Read what the connection has, at least one byte, or wait for all of it, at most until the deadline."""
         left = self._deadline - time.monotonic()
         try:
             if left <= 0:
                 raise TimeoutError
             self.connection.settimeout(left)
-            got = self.connection.recv_into(self._view[self._end :])
+            got = self.connection.recv_into(view, all_of_it)
         except TimeoutError:
-            raise TimedOut(self._awaited) from None
+            what, seconds = self._awaited
+            raise TimedOut(f"{what} within {seconds:.3g} s") from None
         except (OSError, ValueError) as error:  # ValueError: closed
             raise self._lost(f"connection lost: {error}") from error
         if not got:
             raise self._lost("connection closed by the peer")
-        self._end += got
+        return got
 
     def _lost(self, text: str) -> AssociationEnded:
         return Interrupted(self._interruption) if self._interruption else ConnectionLost(text)
@@ -224,55 +236,56 @@ class Wire:
         else:
             raise ProtocolError(_not_dicom(header), _UNRECOGNISED_PDU)
 
-    def fragments(self, command: bool, context_id: int | None = None) -> Iterator[tuple[int, memoryview]]:
-        """Yield the fragments of one command set or one data set as they arrive.
-
-        Parameters
-        ----------
-        command : bool
-            Whether a command set is expected, or a data set.
-        context_id : int, optional
-            Presentation Context ID that every PDV must have; by default that of the first.
-
-        Yields
-        ------
-        tuple[int, memoryview]
-            Presentation Context ID and bytes, valid until the next fragment is asked for.
+    def next_pdv(self, within_message: bool) -> tuple[int, int, int]:
+        """Step into the next PDV; return how many bytes it has, its Presentation Context ID and its control header.
 
         Raises
         ------
         AssociationEnded
-            When anything else comes, in the words of what came.
+            When anything else comes, in the words of what came; a release in the middle of a message is an error.
         """
-        begun, last = not command, False
-        while not last:
-            if self._pdu_left == 0:
-                self._next_pdata(begun)
-            begun = True
-            if self._pdu_left < 6:
-                raise ProtocolError(f"P-DATA-TF ends with {self._pdu_left} bytes that are no PDV")
-            length, context, flags = _PDV_HEADER.unpack(self._take(6))
-            length -= 2
-            self._pdu_left -= 6
-            if not 0 <= length <= self._pdu_left:
-                raise ProtocolError(f"PDV of {length + 2} bytes does not fit its P-DATA-TF")
-            if bool(flags & 1) != command:
-                due = "data set where a command is due" if command else "command where a data set is due"
-                raise ProtocolError(due, _UNEXPECTED_PDU)
-            if context_id is None:
-                context_id = context
-            elif context != context_id:
-                raise ProtocolError(f"PDV of presentation context {context} within a message of {context_id}")
-            last = bool(flags & 2)
-            while length:
-                if self._start == self._end:
-                    self._fill()
-                stop = min(self._end, self._start + length)
-                view = self._view[self._start : stop]
-                self._start = stop
-                length -= len(view)
-                self._pdu_left -= len(view)
-                yield context, view
+        if self._pdu_left == 0:
+            self._next_pdata(within_message)
+        if self._pdu_left < 6:
+            raise ProtocolError(f"P-DATA-TF ends with {self._pdu_left} bytes that are no PDV")
+        length, context_id, flags = _PDV_HEADER.unpack(self._take(6))
+        self._pdu_left -= 6
+        if not 2 <= length <= self._pdu_left + 2:
+            raise ProtocolError(f"PDV of {length} bytes does not fit its P-DATA-TF")
+        return length - 2, context_id, flags
+
+    def read_some(self, count: int) -> memoryview:
+        """Return what there is of the next `count` bytes, which belong to the current PDV; valid until the next read.
+
+        Raises
+        ------
+        AssociationEnded
+            When nothing comes.
+        """
+        if self._start == self._end:
+            self._fill()
+        stop = min(self._end, self._start + count)
+        view = self._view[self._start : stop]
+        self._start = stop
+        self._pdu_left -= len(view)
+        return view
+
+    def read_into(self, view: memoryview) -> int:
+        """Read at least one of the next bytes, which belong to the current PDV, into `view`, and return how many.
+
+        Raises
+        ------
+        AssociationEnded
+            When nothing comes.
+        """
+        if self._start == self._end and len(view) >= _READ_DIRECTLY:
+            got = self._receive(view, all_of_it=True)
+            self._pdu_left -= got
+            self._headers_alone = True
+            return got
+        part = self.read_some(len(view))
+        view[: len(part)] = part
+        return len(part)
 
     # ---- sending
 
@@ -479,6 +492,86 @@ class Wire:
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         self.connection.close()
+
+
+class Fragments:
+    """The fragments of one command set or one data set, as they arrive; an iterator over their bytes.
+
+    A view is valid until the next is asked for. What is not read by one way can be read by the other.
+
+    Parameters
+    ----------
+    wire : Wire
+        The connection.
+    command : bool
+        Whether a command set is expected, or a data set.
+    context_id : int, optional
+        Presentation Context ID that every PDV must have; by default that of the first.
+    ended : bool
+        Whether there is none at all.
+    """
+
+    def __init__(self, wire: Wire, command: bool, context_id: int = _ANY, ended: bool = False) -> None:
+        self.context_id = context_id
+        self._wire = wire
+        self._command = command
+        self._begun = not command
+        self._left = 0  # bytes of the current PDV
+        self._is_last = ended
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self
+
+    def __next__(self) -> memoryview:
+        """Return what has come.
+
+        Raises
+        ------
+        AssociationEnded
+            When anything else comes, in the words of what came.
+        """
+        if not self._advance():
+            raise StopIteration
+        view = self._wire.read_some(self._left)
+        self._left -= len(view)
+        return view
+
+    def read_into(self, room: Callable[[], memoryview], filled: Callable[[int], None]) -> None:
+        """Read everything that is left into memory of the caller's, the bulk of it directly.
+
+        Parameters
+        ----------
+        room : Callable
+            Returns where the next bytes are to be put, at least one.
+        filled : Callable
+            Is told how many bytes were put there. What it raises is passed on.
+
+        Raises
+        ------
+        AssociationEnded
+            When anything else comes, in the words of what came.
+        """
+        while self._advance():
+            view = room()[: self._left]
+            got = self._wire.read_into(view)
+            self._left -= got
+            filled(got)
+
+    def _advance(self) -> bool:
+        """Step into the next PDV that is not empty, unless bytes of one are left; return whether there are any."""
+        while not self._left:
+            if self._is_last:
+                return False
+            self._left, context_id, flags = self._wire.next_pdv(self._begun)
+            self._begun = True
+            if bool(flags & 1) != self._command:
+                due = "command where a data set is due" if flags & 1 else "data set where a command is due"
+                raise ProtocolError(due, _UNEXPECTED_PDU)
+            if self.context_id not in (_ANY, context_id):
+                raise ProtocolError(f"PDV of presentation context {context_id} within a message of {self.context_id}")
+            self.context_id = context_id
+            self._is_last = bool(flags & 2)
+        return True
 
 
 def _not_dicom(header: bytes) -> str:

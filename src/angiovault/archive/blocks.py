@@ -1,0 +1,145 @@
+"""What arrives, gathered in blocks: one write, one look and one hashing for many pieces.
+
+A block is memory that whoever reads from the network may fill directly, so that nothing is copied on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Final
+
+_SIZE: Final = 704 << 10
+_LEAST_ROOM: Final = 128 << 10
+"""Bytes; with less room a block is full, so that no piece of this size is ever split."""
+_BIG: Final = 2 << 20
+"""Bytes from which on the disk begins to write what comes, and a second thread hashes it."""
+_MEDIUM: Final = 256 << 10
+"""Bytes from which on the disk begins to write an instance while it is hashed, if a core is idle."""
+_MOST_WAITING: Final = 2
+_CORES: Final = len(os.sched_getaffinity(0))
+_spare_blocks: Final[deque[memoryview]] = deque(maxlen=4)
+
+
+class Blocks:
+    """The blocks of one data set; each is filled, passed on and hashed, those of a big one in a second thread.
+
+    Parameters
+    ----------
+    pass_on : Callable
+        Is given each block, in order, when it is full or the last, and whether the disk is to begin with it at once;
+        what it raises, `filled` and `finish` raise.
+    """
+
+    def __init__(self, pass_on: Callable[[memoryview, bool], None]) -> None:
+        self._pass_on = pass_on
+        self._hash = hashlib.sha256()
+        self._hasher: _Hasher | None = None
+        self._block = _take()
+        self._end = 0
+        self._size = 0
+        self._idle_cores = 0
+
+    def room(self) -> memoryview:
+        """Return where the next bytes are to be put, at least one; valid until `filled`."""
+        assert self._block, "it is not closed"
+        return self._block[self._end :]
+
+    def filled(self, count: int) -> None:
+        """Take note of bytes that were put into the room."""
+        self._end += count
+        if _SIZE - self._end < _LEAST_ROOM:
+            self._finish_block()
+
+    def _finish_block(self) -> None:
+        part = self._block[: self._end]
+        if not self._size:
+            self._idle_cores = _idle_cores() if self._end >= _MEDIUM else 0
+        self._size += self._end
+        self._end = 0
+        is_big = self._size >= _BIG
+        self._pass_on(part, is_big or self._idle_cores > 0)
+        if is_big and self._hasher is None and self._idle_cores >= 0:
+            self._hasher = _Hasher(self._hash)
+        if self._hasher is None:
+            self._hash.update(part)
+        else:
+            self._block = self._hasher.exchange(self._block, part)
+
+    def finish(self) -> str:
+        """Pass on what is left, and return the SHA-256 of all."""
+        if self._end:
+            self._finish_block()
+        self._end_hasher()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Give the memory back; from here on nothing can be filled in."""
+        self._end_hasher()
+        block, self._block = self._block, self._block[:0]
+        if block:
+            _spare_blocks.append(block)
+
+    def _end_hasher(self) -> None:
+        hasher, self._hasher = self._hasher, None
+        if hasher is not None:
+            hasher.finish()
+
+
+def _idle_cores() -> int:
+    """Return how many cores have nothing to do at this moment, less than 0 when threads wait for one."""
+    try:
+        with open("/proc/loadavg", encoding="ascii") as file:  # noqa: PTH123
+            return _CORES - int(file.read().split()[3].partition("/")[0])
+    except OSError:
+        return 0
+
+
+def _take() -> memoryview:
+    """Return a block: to get memory from the system and to give it back takes longer than to fill it."""
+    try:
+        return _spare_blocks.pop()
+    except IndexError:
+        return memoryview(bytearray(_SIZE))
+
+
+class _Hasher(threading.Thread):
+    """Hashes blocks while more of the data set arrives.
+
+    Parameters
+    ----------
+    hashed : hash
+        Of what came before.
+    """
+
+    def __init__(self, hashed: hashlib._Hash) -> None:
+        super().__init__(name="hashing", daemon=True)
+        self._hash = hashed
+        self._full: SimpleQueue[tuple[memoryview, memoryview] | None] = SimpleQueue()
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
+        for _ in range(_MOST_WAITING):
+            self._free.put(_take())
+        self.start()
+
+    def exchange(self, block: memoryview, part: memoryview) -> memoryview:
+        """Take the next block, of which a part is to be hashed, and return another, as soon as there is one."""
+        self._full.put((block, part))
+        return self._free.get()
+
+    def finish(self) -> None:
+        """Wait until everything is hashed."""
+        self._full.put(None)
+        self.join()
+        while not self._free.empty():
+            _spare_blocks.append(self._free.get())
+
+    def run(self) -> None:
+        """Hash what comes."""
+        while (item := self._full.get()) is not None:
+            block, part = item
+            self._hash.update(part)
+            self._free.put(block)
