@@ -1,6 +1,5 @@
 """The rows about the archive alone: memory, idling, starting, recovery, import and verify."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from bench import data, probes
 from bench.data import Kind, Study
-from bench.rows import ProgramFailed, Reading, Row, Sample, Samples, Workshop, in_turn, run_at_once, say
+from bench.rows import ProgramFailed, Reading, Row, Sample, Samples, Workshop, in_turn, make_ready, run_at_once, say
 from bench.sides import Listening, Side
 from bench.stream import Stream
 from bench.targets import ANSWERED, CPU, GROWTH, LISTED, PSS, READY, TOUCHED, WRITTEN
@@ -162,7 +161,7 @@ def take_over(service: Service, studies: Sequence[Study], workshop: Workshop) ->
         shutil.copyfile(path, source / path.parent.name / path.name)
     files = list(source.rglob("*.dcm"))
     size = sum(path.stat().st_size for path in files)
-    os.sync()
+    make_ready(size)
     seconds = seconds_of(lambda: service.cli("import", source, "--move", timeout=1200))
     left, taken = len(list(source.rglob("*.dcm"))), len(list(service.storage.rglob("*.dcm")))
     if left or taken != len(files):

@@ -78,20 +78,17 @@ class Workshop:
     destination: SinkServer
 
     def fresh(self, name: str, size: int = 0) -> Path:
-        """Return a new empty folder into which `size` bytes will come, when nothing waits to be written to the disk.
+        """Return a new empty folder into which `size` bytes will come; see `make_ready`.
 
-        A side that does not sync would else have its writing done while the next one is measured. Earlier folders of
-        that name are emptied and not removed: for minutes after a file was removed, ext4 without a journal makes those
-        pay for it who make new ones. And the memory that the bytes will need is used once: a virtual machine gets what
-        it has not used for some seconds from its host, page by page, which takes longer than all else that is done.
+        Earlier folders of that name are emptied and not removed: for minutes after a file was removed, ext4 without a
+        journal makes those pay for it who make new ones.
         """
         for earlier in self.folder.glob(f"{name}.*"):
             for file in earlier.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     os.truncate(file, 0)
         folder = tempfile.mkdtemp(prefix=f"{name}.", dir=self.folder)
-        os.sync()
-        mmap.mmap(-1, 2 * size + _MEMORY, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+        make_ready(size)
         return Path(folder)
 
 
@@ -312,6 +309,16 @@ def in_turn(sides: Sequence[Side], turn: int) -> list[Side]:
     """Return the sides, beginning with another one at every turn."""
     first = turn % len(sides)
     return [*sides[first:], *sides[:first]]
+
+
+def make_ready(size: int) -> None:
+    """Bring everything to the disk that waits to be written, and use the memory once that `size` bytes will need.
+
+    A side that does not sync would else have its writing done while the next one is measured. And what a virtual
+    machine has not used for some seconds it gets from its host, page by page, which takes longer than all else.
+    """
+    os.sync()
+    mmap.mmap(-1, 2 * size + _MEMORY, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
 def warm(paths: Iterable[Path]) -> None:
