@@ -72,7 +72,9 @@ class StorageFolder:
         self.incoming = IncomingFolder(self.private / "incoming")
         self.min_free = min_free
         self._lock = threading.Lock()
-        self._durable: set[Path] = set()
+        self._root = str(root.absolute())  # every instance needs these, and to make them of paths takes longer than to use them
+        self._marker_file = str(self.private / MARKER)
+        self._durable: set[str] = set()
         self._seen: tuple[int, ...] = ()
         self._marker = Marker("")
 
@@ -144,7 +146,7 @@ class StorageFolder:
             When it is not in its place.
         """
         try:
-            found = os.stat(self.private / MARKER)
+            found = os.stat(self._marker_file)
         except OSError:
             self.read_marker()
             raise NotMounted(f"{self.root} came back just now, try again") from None
@@ -168,7 +170,7 @@ class StorageFolder:
 
     def free_bytes(self) -> tuple[int, int]:
         """Return (bytes that may still be used, negative within the reserve; size of the volume in bytes)."""
-        volume = os.statvfs(self.root)
+        volume = os.statvfs(self._root)
         total = volume.f_blocks * volume.f_frsize
         reserve = min(self.min_free, total // 100)
         return volume.f_bavail * volume.f_frsize - reserve, total
@@ -215,7 +217,8 @@ class StorageFolder:
 
     def make_known(self, place: PurePosixPath) -> None:
         """Make the folder of a place, durably, unless it is known to be durable. Raises OSError."""
-        self._make_folder(self.root / place.parent)
+        if self._folder_of(place) not in self._durable:
+            self._make_folder(self.root / place.parent)
 
     def forget_folders(self) -> None:
         """Look at every folder anew: some may have been removed, and made again by others who have not synced them."""
@@ -224,8 +227,11 @@ class StorageFolder:
 
     def is_ready(self, place: PurePosixPath) -> bool:
         """Return whether the folder of a place is known to be durable, and can be written."""
-        folder = self.root / place.parent
+        folder = self._folder_of(place)
         return folder in self._durable and os.access(folder, os.W_OK | os.X_OK)
+
+    def _folder_of(self, place: PurePosixPath) -> str:
+        return f"{self._root}/{str(place).rpartition('/')[0]}"
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and its parents, each durable in its parent.
@@ -233,7 +239,8 @@ class StorageFolder:
         A folder that exists may not be durable yet (made by a run that crashed before its sync), so it is synced into
         its parent once by every process that uses it.
         """
-        if folder in self._durable or folder == self.root:
+        name = str(folder.absolute())
+        if name in self._durable or folder == self.root:
             return
         self._make_folder(folder.parent)
         with self._lock:
@@ -242,7 +249,7 @@ class StorageFolder:
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o750)  # its name tells a patient's
             fsync_directory(folder.parent)
-            self._durable.add(folder)
+            self._durable.add(name)
 
     def put_aside(self, place: PurePosixPath, temporary: Path | None = None) -> None:
         """Keep a damaged file beside its place as ``….damaged``, and put a synced file in its place if there is one.

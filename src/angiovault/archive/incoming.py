@@ -12,8 +12,10 @@ import itertools
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,8 @@ from angiovault.processes import is_running
 
 _MOST_SPARES: Final = 32
 _BIG: Final = 64 << 20
+UNKNOWN_TIME: Final = "0000-00-00T00:00:00.000000Z"
+"""As long as a time of receipt, which takes its place in the head of a file."""
 
 
 class IncomingFolder:
@@ -287,4 +291,10 @@ class Incoming:
 
 def now() -> str:
     """Return the time as the archive writes it: ISO 8601, UTC, to the microsecond."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_to_the_second(seconds)}.{microseconds:06d}Z"
+
+
+@lru_cache(2)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -25,7 +25,7 @@ from angiovault.archive.durable import (
 )
 from angiovault.archive.durable import make_folder as make_folder_durably
 from angiovault.archive.folder import MARKER, PRIVATE_FOLDER, SECOND, Marker, StorageFolder
-from angiovault.archive.incoming import Incoming, IncomingFolder, IncomingFolders, now
+from angiovault.archive.incoming import UNKNOWN_TIME, Incoming, IncomingFolder, IncomingFolders
 
 __all__ = ["MARKER", "PRIVATE_FOLDER", "SECOND", "NoRoom", "NotMounted", "StorageError", "Store", "as_storage_error"]
 
@@ -233,7 +233,7 @@ class Store:
         self.check_mounted()
         with as_storage_error("cannot write to the storage"):
             head, vouched_at = filemeta.build(
-                sop_class_uid, sop_instance_uid, transfer_syntax, received or now(), calling
+                sop_class_uid, sop_instance_uid, transfer_syntax, received or UNKNOWN_TIME, calling
             )
             incoming = self._begin(head, vouched_at, received)
         if incoming.folder is not self._first.incoming:
