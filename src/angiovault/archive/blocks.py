@@ -16,8 +16,6 @@ from typing import Final
 _SIZE: Final = 704 << 10
 _LEAST_ROOM: Final = 128 << 10
 """Bytes; with less room a block is full, so that no piece of this size is ever split."""
-_BIG: Final = 2 << 20
-"""Bytes from which on the disk begins to write what comes, and a second thread hashes it."""
 _MEDIUM: Final = 256 << 10
 """Bytes from which on the disk begins to write an instance while it is hashed, if a core is idle."""
 _MOST_WAITING: Final = 2
@@ -26,7 +24,10 @@ _spare_blocks: Final[deque[memoryview]] = deque(maxlen=4)
 
 
 class Blocks:
-    """The blocks of one data set; each is filled, passed on and hashed, those of a big one in a second thread.
+    """The blocks of one data set; each is filled, passed on and hashed.
+
+    A data set is big when a block does not hold it: a second thread hashes it, unless threads wait for a core, and the
+    disk is to begin with it before all has come.
 
     Parameters
     ----------
@@ -41,8 +42,8 @@ class Blocks:
         self._hasher: _Hasher | None = None
         self._block = _take()
         self._end = 0
-        self._size = 0
-        self._idle_cores = 0
+        self._is_big = False
+        self._idle_cores: int | None = None
 
     def room(self) -> memoryview:
         """Return where the next bytes are to be put, at least one; valid until `filled`."""
@@ -53,17 +54,16 @@ class Blocks:
         """Take note of bytes that were put into the room."""
         self._end += count
         if _SIZE - self._end < _LEAST_ROOM:
+            self._is_big = True
             self._finish_block()
 
     def _finish_block(self) -> None:
         part = self._block[: self._end]
-        if not self._size:
+        if self._idle_cores is None:
             self._idle_cores = _idle_cores() if self._end >= _MEDIUM else 0
-        self._size += self._end
+        self._pass_on(part, self._is_big or self._idle_cores > 0)
         self._end = 0
-        is_big = self._size >= _BIG
-        self._pass_on(part, is_big or self._idle_cores > 0)
-        if is_big and self._hasher is None and self._idle_cores >= 0:
+        if self._is_big and self._hasher is None and self._idle_cores >= 0:
             self._hasher = _Hasher(self._hash)
         if self._hasher is None:
             self._hash.update(part)

@@ -72,7 +72,8 @@ class StorageFolder:
         self.incoming = IncomingFolder(self.private / "incoming")
         self.min_free = min_free
         self._lock = threading.Lock()
-        self._root = str(root.absolute())  # every instance needs these, and to make them of paths takes longer than to use them
+        # Every instance needs these, and to make them of paths takes longer than to use them.
+        self._root = str(root.absolute())
         self._marker_file = str(self.private / MARKER)
         self._durable: set[str] = set()
         self._seen: tuple[int, ...] = ()
