@@ -270,8 +270,10 @@ class Wire:
         self._pdu_left -= len(view)
         return view
 
-    def read_into(self, view: memoryview) -> int:
+    def read_into(self, view: memoryview, goes_on: bool) -> int:
         """Read at least one of the next bytes, which belong to the current PDV, into `view`, and return how many.
+
+        `goes_on` is whether this is not the last PDV of its message.
 
         Raises
         ------
@@ -281,7 +283,7 @@ class Wire:
         if self._start == self._end and len(view) >= _READ_DIRECTLY:
             got = self._receive(view, all_of_it=True)
             self._pdu_left -= got
-            self._headers_alone = True
+            self._headers_alone = goes_on and not self._pdu_left
             return got
         part = self.read_some(len(view))
         view[: len(part)] = part
@@ -553,7 +555,7 @@ class Fragments:
         """
         while self._advance():
             view = room()[: self._left]
-            got = self._wire.read_into(view)
+            got = self._wire.read_into(view, not self._is_last)
             self._left -= got
             filled(got)
 
