@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import generate_uid
 
-from angiovault.archive import store as store_module
+from angiovault.archive import settling
 from angiovault.archive.archive import CONFLICT, DUPLICATE, STORED, Archive, DatasetMismatch, Receipt
 from angiovault.archive.choices import Choices
 from angiovault.archive.finding.selection import versions
@@ -94,7 +94,7 @@ def test_a_clock_that_is_set_back_changes_no_first_version(
     first, second, third = (instances.make(tmp_path / "sent", uid=UID, seed=seed) for seed in (1, 2, 3))
     receipt = _receive(archive, first)
     assert receipt.outcome == STORED
-    monkeypatch.setattr(store_module, "now", lambda: "1970-01-01T00:00:00.000000Z")
+    monkeypatch.setattr(settling, "now", lambda: "1970-01-01T00:00:00.000000Z")
     assert _receive(archive, second).outcome == CONFLICT
     assert _current(archive) == receipt.digest
     assert all(not item.problem for item in reindex(archive))

@@ -218,10 +218,19 @@ class Incoming:
         self.path = path
         self.received = received
         self.size = 0
-        self._head = head
         self._vouched_at = vouched_at
         self._kept = False
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            self._write(memoryview(head))
+        except OSError:
+            self.discard()
+            raise
+
+    def _write(self, data: memoryview) -> None:
+        written = os.write(self._descriptor, data)
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:])
 
     @contextlib.contextmanager
     def noting_no_room(self) -> Iterator[None]:
@@ -242,15 +251,8 @@ class Incoming:
         NoRoom, StorageError
             When they cannot be written.
         """
-        parts = [memoryview(self._head), data]
-        self._head = b""
         with self.noting_no_room(), as_storage_error("cannot write to the storage"):
-            while parts:
-                written = os.writev(self._descriptor, parts)
-                while parts and written >= len(parts[0]):
-                    written -= len(parts.pop(0))
-                if parts:
-                    parts[0] = parts[0][written:]
+            self._write(data)
         self.size += len(data)
 
     def write_back(self) -> None:
@@ -262,8 +264,6 @@ class Incoming:
     def vouch(self, digest: str) -> None:
         """Write digest and time of receipt into the file's head."""
         self.received = self.received or now()
-        if self._head:
-            self.write(memoryview(b""))
         with self.noting_no_room(), as_storage_error("cannot write to the storage"):
             os.pwrite(self._descriptor, filemeta.vouched(digest, self.received), self._vouched_at)
 
