@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _MOST_WAITING: Final = 128
 _TOGETHER: Final = 64
-_LINGER: Final = 0.2
+_LINGER: Final = 0.5
 """Seconds for which an instance waits for others to be settled with, unless somebody waits for it."""
 _RETRY: Final = 1.0
 LOST: Final = "lost"
