@@ -71,14 +71,17 @@ class Blocks:
             self._block = self._hasher.exchange(self._block, part)
 
     def finish(self) -> str:
-        """Pass on what is left, and return the SHA-256 of all."""
+        """Pass on what is left, close, and return the SHA-256 of all.
+
+        An import has many instances that have come whole and are not durable yet, and none of them needs its block.
+        """
         if self._end:
             self._finish_block()
-        self._end_hasher()
+        self.close()
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """Give the memory back; from here on nothing can be filled in."""
+        """Give the memory back, if that was not done yet; from here on nothing can be filled in."""
         self._end_hasher()
         block, self._block = self._block, self._block[:0]
         if block:
