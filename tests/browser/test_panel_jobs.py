@@ -232,7 +232,7 @@ def test_what_waits_for_delivery_is_given_up_after_a_question(archive: Supervise
 def test_screenshots_of_jobs(archive: SupervisedArchive, browser: Chromium, lang: str) -> None:
     """The page with jobs in every state, for people to look at."""
     volume = archive.nas.root / "volume1"
-    files(volume / "disc", 6000, "1.2.3")
+    files(volume / "disc", 20_000, "1.2.3")
     files(volume / "some", 4, "1.2.4")
     (volume / "some/00001.dcm").write_bytes((volume / "some/00001.dcm").read_bytes()[:300])
     (volume / "some/readme.txt").write_text("hello")
