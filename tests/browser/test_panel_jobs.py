@@ -20,7 +20,7 @@ from harness.panel import SupervisedArchive
 from harness.processes import free_port
 from harness.waiting import wait_until
 
-MANY = 4000
+MANY = 12_000
 _SEND = """request("api/jobs", {kind: "send", device: arguments[0], uids: [arguments[1]], title: arguments[2]});"""
 
 
