@@ -318,7 +318,8 @@ def make_ready(size: int) -> None:
     machine has not used for some seconds it gets from its host, page by page, which takes longer than all else.
     """
     os.sync()
-    mmap.mmap(-1, 2 * size + _MEMORY, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+    if size:
+        mmap.mmap(-1, 2 * size + _MEMORY, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
 def warm(paths: Iterable[Path]) -> None:

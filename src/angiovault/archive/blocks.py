@@ -68,7 +68,7 @@ class Blocks:
         if self._hasher is None:
             self._hash.update(part)
         else:
-            self._block = self._hasher.exchange(self._block, part)
+            self._block = self._hasher.exchange(self._block, len(part))
 
     def finish(self) -> str:
         """Pass on what is left, close, and return the SHA-256 of all.
@@ -122,15 +122,15 @@ class _Hasher(threading.Thread):
     def __init__(self, hashed: hashlib._Hash) -> None:
         super().__init__(name="hashing", daemon=True)
         self._hash = hashed
-        self._full: SimpleQueue[tuple[memoryview, memoryview] | None] = SimpleQueue()
+        self._full: SimpleQueue[tuple[memoryview, int] | None] = SimpleQueue()
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(_MOST_WAITING):
             self._free.put(_take())
         self.start()
 
-    def exchange(self, block: memoryview, part: memoryview) -> memoryview:
-        """Take the next block, of which a part is to be hashed, and return another, as soon as there is one."""
-        self._full.put((block, part))
+    def exchange(self, block: memoryview, end: int) -> memoryview:
+        """Take the next block, to be hashed up to `end`, and return another, as soon as there is one."""
+        self._full.put((block, end))
         return self._free.get()
 
     def finish(self) -> None:
@@ -143,6 +143,6 @@ class _Hasher(threading.Thread):
     def run(self) -> None:
         """Hash what comes."""
         while (item := self._full.get()) is not None:
-            block, part = item
-            self._hash.update(part)
+            block, end = item
+            self._hash.update(block[:end])
             self._free.put(block)

@@ -72,10 +72,8 @@ class StorageFolder:
         self.incoming = IncomingFolder(self.private / "incoming")
         self.min_free = min_free
         self._lock = threading.Lock()
-        # Every instance needs these, and to make them of paths takes longer than to use them.
-        self._root = str(root.absolute())
-        self._marker_file = str(self.private / MARKER)
-        self._durable: set[str] = set()
+        self._marker_path = self.private / MARKER  # every instance looks at it, and a path is slow to make
+        self._durable: set[str] = set()  # folders, relative to the root
         self._seen: tuple[int, ...] = ()
         self._marker = Marker("")
 
@@ -84,7 +82,7 @@ class StorageFolder:
     @property
     def has_marker(self) -> bool:
         """Whether there is a marker, whatever stands in it."""
-        return (self.private / MARKER).exists()
+        return self._marker_path.exists()
 
     def read_marker(self) -> Marker:
         """Read the marker.
@@ -95,7 +93,7 @@ class StorageFolder:
             When there is none, or that of a folder for another part.
         """
         try:
-            found = json.loads((self.private / MARKER).read_text(encoding="utf-8"))
+            found = json.loads(self._marker_path.read_text(encoding="utf-8"))
             texts = (str(found.get(name, "")) for name in ("key", "second", "made"))
             marker = Marker(str(found["id"]), int(found.get("part", 1)), *texts)
         except FileNotFoundError:
@@ -125,7 +123,7 @@ class StorageFolder:
         said |= {"part": marker.part} if marker.part > 1 else {}
         said |= {name: text for name, text in (("key", marker.key), ("second", marker.second)) if text}
         self.private.mkdir(mode=0o700, exist_ok=True)
-        replace_file(self.private / MARKER, json.dumps(said))
+        replace_file(self._marker_path, json.dumps(said))
         for folder in (self.root, self.root.absolute().parent):
             fsync_directory(folder)
 
@@ -147,7 +145,7 @@ class StorageFolder:
             When it is not in its place.
         """
         try:
-            found = os.stat(self._marker_file)
+            found = os.stat(self._marker_path)
         except OSError:
             self.read_marker()
             raise NotMounted(f"{self.root} came back just now, try again") from None
@@ -171,7 +169,7 @@ class StorageFolder:
 
     def free_bytes(self) -> tuple[int, int]:
         """Return (bytes that may still be used, negative within the reserve; size of the volume in bytes)."""
-        volume = os.statvfs(self._root)
+        volume = os.statvfs(self.root)
         total = volume.f_blocks * volume.f_frsize
         reserve = min(self.min_free, total // 100)
         return volume.f_bavail * volume.f_frsize - reserve, total
@@ -211,15 +209,15 @@ class StorageFolder:
         folder = self.root / place.parent
         if not folder.exists():  # somebody removed it
             self.forget_folders()
-        self._make_folder(folder)
+        self._make_folder(place.parent)
         if not os.access(folder, os.W_OK | os.X_OK):
             os.stat(folder)  # one that is gone again is another error than one that may not be used
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def make_known(self, place: PurePosixPath) -> None:
         """Make the folder of a place, durably, unless it is known to be durable. Raises OSError."""
-        if self._folder_of(place) not in self._durable:
-            self._make_folder(self.root / place.parent)
+        if _folder_of(place) not in self._durable:
+            self._make_folder(place.parent)
 
     def forget_folders(self) -> None:
         """Look at every folder anew: some may have been removed, and made again by others who have not synced them."""
@@ -228,29 +226,25 @@ class StorageFolder:
 
     def is_ready(self, place: PurePosixPath) -> bool:
         """Return whether the folder of a place is known to be durable, and can be written."""
-        folder = self._folder_of(place)
-        return folder in self._durable and os.access(folder, os.W_OK | os.X_OK)
+        folder = _folder_of(place)
+        return folder in self._durable and os.access(f"{self.root}/{folder}", os.W_OK | os.X_OK)
 
-    def _folder_of(self, place: PurePosixPath) -> str:
-        return f"{self._root}/{str(place).rpartition('/')[0]}"
-
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder and its parents, each durable in its parent.
+    def _make_folder(self, folder: PurePosixPath) -> None:
+        """Make a folder, relative to the root, and its parents, each durable in its parent.
 
         A folder that exists may not be durable yet (made by a run that crashed before its sync), so it is synced into
         its parent once by every process that uses it.
         """
-        name = str(folder.absolute())
-        if name in self._durable or folder == self.root:
+        if str(folder) in self._durable or not folder.parts:
             return
         self._make_folder(folder.parent)
         with self._lock:
             if len(self._durable) > _KNOWN_FOLDERS:
                 self._durable.clear()
             with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o750)  # its name tells a patient's
-            fsync_directory(folder.parent)
-            self._durable.add(name)
+                (self.root / folder).mkdir(mode=0o750)  # its name tells a patient's
+            fsync_directory(self.root / folder.parent)
+            self._durable.add(str(folder))
 
     def put_aside(self, place: PurePosixPath, temporary: Path | None = None) -> None:
         """Keep a damaged file beside its place as ``….damaged``, and put a synced file in its place if there is one.
@@ -320,6 +314,11 @@ class StorageFolder:
         """
         known = {MARKER, f"{MARKER}.new", self.incoming.path.name}
         return set(os.listdir(self.private)) <= known and self.holds_no_instance()
+
+
+def _folder_of(place: PurePosixPath) -> str:
+    """Return the folder of a place, as `str(place.parent)` does, which takes longer."""
+    return str(place).rpartition("/")[0]
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:

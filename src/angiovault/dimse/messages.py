@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from angiovault.dimse.endings import ProtocolError
-from angiovault.dimse.wire import Fragments, Wire
+from angiovault.dimse.fragments import Fragments
+from angiovault.dimse.wire import Wire
 
 C_STORE_RQ: Final = 0x0001
 C_GET_RQ: Final = 0x0010

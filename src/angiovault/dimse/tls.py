@@ -53,7 +53,10 @@ class TlsConnection:
         self._timeout = seconds
 
     def recv_into(self, buffer: memoryview, all_of_it: bool = False) -> int:
-        """Read what there is, at least one byte; 0 is the end. Raises OSError."""
+        """Read what there is, at least one byte; 0 is the end. Raises OSError.
+
+        `all_of_it` is for the kernel's connections: here the bytes come a record at a time, whoever waits for them.
+        """
         return self._patiently(lambda: self._tls.recv_into(buffer), self._deadline())
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:

@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import BinaryIO, Final
 
 from angiovault.dimse.endings import (
@@ -38,6 +38,9 @@ A_RELEASE_RQ: Final = 0x05
 A_RELEASE_RP: Final = 0x06
 A_ABORT: Final = 0x07
 
+UNEXPECTED_PDU: Final = 2
+"""Reason of an A-ABORT (PS3.8 9.3.8)."""
+
 LONGEST_ASSOCIATE: Final = 1 << 20
 """Most bytes of an A-ASSOCIATE PDU: 128 contexts with 40 syntaxes each take 380 kB."""
 SMALLEST_PEER_PDU: Final = 16
@@ -47,15 +50,12 @@ PDU_OVERRUN: Final = 64
 _FIRST_BUFFER: Final = 1 << 13  # hundreds of idle associations need no more
 _BUFFER: Final = 1 << 18
 _SEND_BUFFER: Final = 1 << 18
-_READ_DIRECTLY: Final = 1 << 15  # bytes; fewer are copied in less time
 _HEADERS: Final = 12  # bytes of those of a PDU and its first PDV
 _COPIED: Final = 1 << 15  # bytes from which on two system calls cost less than copying
 _FAREWELL: Final = 1.0  # seconds for the peer to take an A-ABORT
 _OF_THE_FILE: Final = frozenset((errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV))
 _ABORT_PROVIDER: Final = 2
 _UNRECOGNISED_PDU: Final = 1
-_UNEXPECTED_PDU: Final = 2
-_ANY: Final = -1
 
 _PDU_HEADER: Final = struct.Struct(">BxL")
 _PDV_HEADER: Final = struct.Struct(">LBB")
@@ -225,14 +225,14 @@ class Wire:
             if kind == A_ABORT:
                 raise Aborted(f"aborted by the peer (source {body[2]}, reason {body[3]})")
             if kind == A_RELEASE_RP:
-                raise ProtocolError("A-RELEASE-RP that nobody asked for", _UNEXPECTED_PDU)
+                raise ProtocolError("A-RELEASE-RP that nobody asked for", UNEXPECTED_PDU)
             if within_message:
-                raise ProtocolError("A-RELEASE-RQ in the middle of a message", _UNEXPECTED_PDU)
+                raise ProtocolError("A-RELEASE-RQ in the middle of a message", UNEXPECTED_PDU)
             self.before_release()
             self.send(_PDU_HEADER.pack(A_RELEASE_RP, 4) + bytes(4))
             raise Released("released")
         elif kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ):
-            raise ProtocolError(f"PDU of type {kind} within an association", _UNEXPECTED_PDU)
+            raise ProtocolError(f"PDU of type {kind} within an association", UNEXPECTED_PDU)
         else:
             raise ProtocolError(_not_dicom(header), _UNRECOGNISED_PDU)
 
@@ -280,7 +280,7 @@ class Wire:
         AssociationEnded
             When nothing comes.
         """
-        if self._start == self._end and len(view) >= _READ_DIRECTLY:
+        if self._start == self._end and len(view) >= _COPIED:
             got = self._receive(view, all_of_it=True)
             self._pdu_left -= got
             self._headers_alone = goes_on and not self._pdu_left
@@ -494,86 +494,6 @@ class Wire:
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         self.connection.close()
-
-
-class Fragments:
-    """The fragments of one command set or one data set, as they arrive; an iterator over their bytes.
-
-    A view is valid until the next is asked for. What is not read by one way can be read by the other.
-
-    Parameters
-    ----------
-    wire : Wire
-        The connection.
-    command : bool
-        Whether a command set is expected, or a data set.
-    context_id : int, optional
-        Presentation Context ID that every PDV must have; by default that of the first.
-    ended : bool
-        Whether there is none at all.
-    """
-
-    def __init__(self, wire: Wire, command: bool, context_id: int = _ANY, ended: bool = False) -> None:
-        self.context_id = context_id
-        self._wire = wire
-        self._command = command
-        self._begun = not command
-        self._left = 0  # bytes of the current PDV
-        self._is_last = ended
-
-    def __iter__(self) -> Iterator[memoryview]:
-        return self
-
-    def __next__(self) -> memoryview:
-        """Return what has come.
-
-        Raises
-        ------
-        AssociationEnded
-            When anything else comes, in the words of what came.
-        """
-        if not self._advance():
-            raise StopIteration
-        view = self._wire.read_some(self._left)
-        self._left -= len(view)
-        return view
-
-    def read_into(self, room: Callable[[], memoryview], filled: Callable[[int], None]) -> None:
-        """Read everything that is left into memory of the caller's, the bulk of it directly.
-
-        Parameters
-        ----------
-        room : Callable
-            Returns where the next bytes are to be put, at least one.
-        filled : Callable
-            Is told how many bytes were put there. What it raises is passed on.
-
-        Raises
-        ------
-        AssociationEnded
-            When anything else comes, in the words of what came.
-        """
-        while self._advance():
-            view = room()[: self._left]
-            got = self._wire.read_into(view, not self._is_last)
-            self._left -= got
-            filled(got)
-
-    def _advance(self) -> bool:
-        """Step into the next PDV that is not empty, unless bytes of one are left; return whether there are any."""
-        while not self._left:
-            if self._is_last:
-                return False
-            self._left, context_id, flags = self._wire.next_pdv(self._begun)
-            self._begun = True
-            if bool(flags & 1) != self._command:
-                due = "command where a data set is due" if flags & 1 else "data set where a command is due"
-                raise ProtocolError(due, _UNEXPECTED_PDU)
-            if self.context_id not in (_ANY, context_id):
-                raise ProtocolError(f"PDV of presentation context {context_id} within a message of {self.context_id}")
-            self.context_id = context_id
-            self._is_last = bool(flags & 2)
-        return True
 
 
 def _not_dicom(header: bytes) -> str:
