@@ -171,7 +171,8 @@ def rows(studies: range) -> Rows:
         patient = patient_of(study).number
         if study % STUDIES_OF_A_PATIENT == 0:
             keys = names.name_keys(first.header.elements[0x00100010], b"ISO_IR 192")
-            _add_patient(made, first.header, patient, sorted(keys))
+            earliest = min(map(_received, range(study, study + STUDIES_OF_A_PATIENT)))
+            _add_patient(made, first.header, patient, sorted(keys), earliest)
         _add_study(made, first, study, patient, sorted(keys))
         _add_series(made, first, study, 0)
         for series in range(1, SERIES):
@@ -184,11 +185,11 @@ def fingerprint() -> str:
     return hashlib.sha256(repr(rows(range(20))).encode()).hexdigest()[:16]
 
 
-def _add_patient(made: Rows, header: Header, patient: int, keys: list[str]) -> None:
+def _add_patient(made: Rows, header: Header, patient: int, keys: list[str], received: str) -> None:
     patient_id = key_of(header, 0x00100020)
     identity = hashlib.sha256(f"id {patient_id} ".encode()).hexdigest()
     made["patient"].append(
-        (patient + 1, identity, patient_id, header.text(0x00100030), header.encoded(TAGS["PATIENT"]))
+        (patient + 1, identity, patient_id, header.text(0x00100030), header.encoded(TAGS["PATIENT"]), received)
     )
     for number, name in enumerate(keys):
         made["patient_name"].append((patient * _MOST_KEYS + number + 1, patient + 1, name))
@@ -228,7 +229,7 @@ def _add_series(made: Rows, first: Entry, study: int, series: int) -> None:
     made["series"].append(
         (
             *(number, study + 1, uid, "xa", series + 1, key_of(header, 0x0008103E)),
-            *(IMAGES, sum(map(_size, range(IMAGES))), header.encoded(TAGS["SERIES"])),
+            *(IMAGES, sum(map(_size, range(IMAGES))), header.encoded(TAGS["SERIES"]), first.received),
         )
     )
     made["folder"].append((number, hashlib.sha256(path.encode()).hexdigest(), path))

@@ -35,7 +35,7 @@ from harness.waiting import wait_until
 from unit.test_schema import later_syntax
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
-IMAGE_TYPE = 0x00080008
+IMAGE_TYPE, STUDY_DATE, SERIES_DESCRIPTION, BIRTH_DATE = 0x00080008, 0x00080020, 0x0008103E, 0x00100030
 CHARACTER_SET, MODALITY, NAME, PATIENT_ID, ISSUER = 0x00080005, 0x00080060, 0x00100010, 0x00100020, 0x00100021
 
 
@@ -80,7 +80,7 @@ def test_counts_and_lists(index: Index) -> None:
     assert index.add(report) == DUPLICATE
     study = _study(index)
     assert (study["series_count"], study["instance_count"], study["byte_count"]) == (2, 3, 250)
-    assert study["modalities"] == "XA\\SR"
+    assert study["modalities"] == "SR\\XA"
     assert study["sop_classes"] == "1.2.840.10008.5.1.4.1.1.12.1\\1.2.840.10008.5.1.4.1.1.88.67"
     with index.session():
         assert sorted(Series.select(Series.uid, Series.instance_count).tuples()) == [("1.2.3.7", 1), ("1.2.3.8", 2)]
@@ -126,6 +126,60 @@ def test_together_is_the_same_as_one_by_one(index_url: str, tmp_path: Path) -> N
     assert together.add_together(entries).count(DUPLICATE) == len(entries)
     for one in (together, single):
         one.close()
+
+
+def _described(index: Index) -> list[list[tuple[Any, ...]]]:
+    """Return what the rows of patients, studies and series say, without the numbers of the rows."""
+    of_patient = (Patient.identity, Patient.patient_id, Patient.birth_date, Patient.head, Patient.received)
+    own = (*(Study.uid, Study.patients_differ, Study.study_date, Study.description, Study.modalities),)
+    counts = (Study.sop_classes, Study.series_count, Study.instance_count, Study.byte_count, Study.received, Study.head)
+    of_series = (Study.uid, Series.uid, Series.modality, Series.description, Series.instance_count, Series.received)
+    with index.session():
+        return [
+            sorted(Patient.select(*of_patient).tuples()),
+            sorted(PatientName.select(Patient.identity, PatientName.name).join(Patient, on=_PATIENT_OF_NAME).tuples()),
+            sorted(Study.select(*own, *counts, Patient.identity).join(Patient, on=_PATIENT_OF_STUDY).tuples()),
+            sorted(Series.select(*of_series, Series.head).join(Study, on=(Series.study_id == Study.id)).tuples()),
+        ]
+
+
+_PATIENT_OF_NAME = PatientName.patient_id == Patient.id
+_PATIENT_OF_STUDY = Study.patient_id == Patient.id
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_first_received_describe_patient_study_and_series_whenever_they_are_added(
+    index_url: str, tmp_path: Path, seed: int
+) -> None:
+    """Several processes receive: what came first may be added last, alone or among others."""
+    source = random.Random(seed)
+    entries = []
+    for number in range(60):
+        one = entry(
+            f"1.{number}",
+            size=number,
+            study=b"1.2.%d" % source.randrange(3),
+            series=b"1.2.7.%d" % source.randrange(3),
+            modality=source.choice([b"XA", b"SR", b"PR"]),
+            patient_id=source.choice([b"P1", b"P2"]),
+            name=source.choice([b"One", b"Other", b""]),
+            birth_date=source.choice([b"19500101", b"19600101"]),
+            study_date=b"202601%02d" % source.randrange(1, 29),
+            series_description=b"%d" % number,
+        )
+        entries.append(replace(one, received=f"2026-01-01T00:00:00.{number:06d}Z"))
+    in_order, otherwise = (Index(IndexURL.parse(url, tmp_path)) for url in ("sqlite:///in order", index_url))
+    in_order.open("a" * 32, complete=True)
+    in_order.rebuild(entries)
+    expected = _described(in_order)
+    in_order.close()
+    source.shuffle(entries)
+    otherwise.open("a" * 32, complete=True)
+    while entries:
+        batch = [entries.pop() for _ in range(min(len(entries), source.randrange(1, 8)))]
+        assert otherwise.add_together(batch) == [STORED] * len(batch)
+    assert _described(otherwise) == expected
+    otherwise.close()
 
 
 def test_a_duplicate_of_what_has_just_come_notes_the_later_place(index: Index) -> None:
@@ -235,9 +289,9 @@ def test_one_that_cannot_be_indexed_does_not_hold_up_the_others(
 ) -> None:
     new_series = Adding._series
 
-    def fail_in_the_middle(self: Adding, header: Header, study: Any) -> Any:
-        series = new_series(self, header, study)
-        if header.sop_instance_uid == "1.2":
+    def fail_in_the_middle(self: Adding, entry: Entry, study: Any) -> Any:
+        series = new_series(self, entry, study)
+        if entry.header.sop_instance_uid == "1.2":
             raise peewee.DataError(1406, "Data too long for column 'x'")
         return series
 
@@ -369,7 +423,7 @@ def test_two_processes_lose_nothing_of_a_study_s_lists(other_process: tuple[Inde
             other.commit()
         assert added.result() == STORED
     study = _study(index)
-    assert (study["modalities"], study["instance_count"]) == ("XA\\OT\\SR", 3)
+    assert (study["modalities"], study["instance_count"]) == ("OT\\SR\\XA", 3)
 
 
 @pytest.mark.mariadb

@@ -386,7 +386,7 @@ def test_counts_and_lists(index: Index) -> None:
     assert [text(patient, keyword) for keyword in list(counts)[:3]] == ["1", "2", "3"]
     (study,) = matches(index, "STUDY", StudyInstanceUID="1.1", **counts)
     assert [text(study, keyword) for keyword in list(counts)[:5]] == ["1", "2", "3", "2", "3"]
-    assert text(study, "ModalitiesInStudy") == "XA\\SR"
+    assert text(study, "ModalitiesInStudy") == "SR\\XA"
     assert text(study, "SOPClassesInStudy").split("\\")[1] == "1.2.840.10008.5.1.4.1.1.88.67"
     assert tag_of("NumberOfSeriesRelatedInstances") not in study.values
     (series,) = matches(index, "SERIES", SeriesInstanceUID="1.1.1", **counts)

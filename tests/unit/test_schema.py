@@ -304,6 +304,7 @@ def test_indexes_are_exchanged_although_it_was_cut_off(
         execute(self, database, statement)
 
     with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
         patch.setattr(Index, "_execute", cut_off)
         second = index()
         if done < len(schema.MIGRATIONS[2]):
@@ -323,6 +324,31 @@ def test_indexes_are_exchanged_although_it_was_cut_off(
         assert list(models.PatientName.select(models.PatientName.name).tuples()) == [("zhang^san",)]
         assert list(models.StudyPerson.select(models.StudyPerson.study_id).tuples()) == [(8,)]
     third.close()
+
+
+def test_series_of_the_third_version_stay_as_they_are(
+    index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the first instance of them came is not known: whatever comes later does not take their rows over."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
+        first = index()
+        first.open("a" * 32, complete=True)
+        with first.session() as database:
+            columns = "(identity, patient_id, birth_date, head)"
+            database.execute_sql(f"INSERT INTO patient {columns} VALUES ('i', 'p', '', '')")
+            database.execute_sql(
+                "INSERT INTO series (study_id, uid, modality, series_number, description, instance_count, byte_count, "
+                "head) VALUES (1, '1.2', 'XA', 1, 'kept', 1, 10, '')"
+            )
+        first.close()
+    second = index()
+    second.open("a" * 32)
+    with second.session():
+        assert list(models.Patient.select(models.Patient.patient_id, models.Patient.received).tuples()) == [("p", "")]
+        series = models.Series.select(models.Series.description, models.Series.received).tuples()
+        assert list(series) == [("kept", "")]
+    second.close()
 
 
 @pytest.mark.mariadb

@@ -2,6 +2,9 @@
 
 All is sent as fixed statements: peewee would spend most of the time on writing them anew. The instances are looked up
 all at once, and their rows inserted many by one statement: with MariaDB a statement costs more than what it does.
+
+A patient, a study and a series are described by the first received of their instances. Several processes receive, and
+the first received may be added last: it takes the row over then, so that an index made anew gives the same answers.
 """
 
 from __future__ import annotations
@@ -46,23 +49,33 @@ TAGS: Final = {
 _ROWS_AT_ONCE: Final = 32
 _HEADS_AT_ONCE: Final = 256 << 10
 """Bytes of heads in one statement: MariaDB takes 1 MiB by default, and escaping may double them."""
-_SELECT_STUDY: Final = "SELECT id, person, patients_differ, modalities, sop_classes FROM study WHERE uid = ?"
+_SELECT_STUDY: Final = "SELECT id, person, patients_differ, received, modalities, sop_classes FROM study WHERE uid = ?"
 _INSTANCE: Final = (
     "INSERT INTO instance (uid, version, content, current, series_id, sop_class, transfer_syntax, instance_number, "
     "digest, size, folder_id, file, received, calling, complete, head) VALUES "
 )
 _MARKS_OF_INSTANCE: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_PATIENT: Final = "INSERT INTO patient (identity, patient_id, birth_date, head) VALUES (?, ?, ?, ?)"
+_INSERT_PATIENT: Final = (
+    "INSERT INTO patient (birth_date, head, received, identity, patient_id) VALUES (?, ?, ?, ?, ?)"
+)
+_TAKE_PATIENT: Final = "UPDATE patient SET birth_date = ?, head = ?, received = ? WHERE id = ?"
 _INSERT_NAME: Final = "INSERT INTO patient_name (patient_id, name) VALUES (?, ?)"
 _INSERT_STUDY: Final = (
-    "INSERT INTO study (uid, patient_id, person, patients_differ, study_date, study_time, accession_number, study_id, "
-    "description, modalities, sop_classes, series_count, instance_count, byte_count, received, head) "
-    "VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, '', '', 0, 0, 0, ?, ?)"
+    "INSERT INTO study (patient_id, person, study_date, study_time, accession_number, study_id, description, received, "
+    "head, uid, patients_differ, modalities, sop_classes, series_count, instance_count, byte_count) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', '', 0, 0, 0)"
+)
+_TAKE_STUDY: Final = (
+    "UPDATE study SET patient_id = ?, person = ?, study_date = ?, study_time = ?, accession_number = ?, study_id = ?, "
+    "description = ?, received = ?, head = ? WHERE id = ?"
 )
 _INSERT_PERSON: Final = "INSERT INTO study_person (study_id, patient_id) VALUES (?, ?)"
 _INSERT_SERIES: Final = (
-    "INSERT INTO series (study_id, uid, modality, series_number, description, instance_count, byte_count, head) "
-    "VALUES (?, ?, ?, ?, ?, 0, 0, ?)"
+    "INSERT INTO series (modality, series_number, description, head, received, study_id, uid, instance_count, "
+    "byte_count) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0)"
+)
+_TAKE_SERIES: Final = (
+    "UPDATE series SET modality = ?, series_number = ?, description = ?, head = ?, received = ? WHERE id = ?"
 )
 _INSERT_FOLDER: Final = "INSERT INTO folder (digest, path) VALUES (?, ?)"
 _COUNT_IN_SERIES: Final = (
@@ -129,7 +142,7 @@ class Adding:
     database : Database
         The index's, in a transaction.
     uids : Iterable[str]
-        SOP Instance UIDs of what will be added: they are looked up at once.
+        SOP Instance UIDs of what will be added, the first received first: they are looked up at once.
     """
 
     def __init__(self, database: Database, uids: Iterable[str] = ()) -> None:
@@ -165,7 +178,7 @@ class Adding:
             return DUPLICATE
         current = not known
         study = self._study(entry)
-        series = self._series(header, study)
+        series = self._series(entry, study)
         version = 1 + max((version for version, _ in known), default=0)
         head = entry.head or header.encoded(TAGS["IMAGE"])
         row = (
@@ -214,18 +227,20 @@ class Adding:
                 self._execute(_COUNT_IN_STUDY, *counts, study.id)
         self._studies.clear()
 
-    def _patient(self, header: Header) -> tuple[int, str]:
+    def _patient(self, entry: Entry) -> tuple[int, str]:
         """Return the number of a patient's row, and a digest that tells the same person from another."""
+        header = entry.header
         key = tuple(map(header.elements.get, _OF_A_PATIENT))
         found = self._patients.get(key)
         if found is None:
             name_keys = names.name_keys(_raw(header, _PATIENT_NAME), _label(header))
-            number = self._patient_row(header, name_keys)
+            number = self._patient_row(entry, name_keys)
             found = number, hashlib.sha256(repr((number, sorted(name_keys))).encode()).hexdigest()
             self._patients[key] = found
         return found
 
-    def _patient_row(self, header: Header, name_keys: set[str]) -> int:
+    def _patient_row(self, entry: Entry, name_keys: set[str]) -> int:
+        header = entry.header
         keys = {key[:_KEY_LENGTH] for key in name_keys}
         patient_id = key_of(header, _PATIENT_ID)
         if patient_id:
@@ -235,32 +250,34 @@ class Adding:
         else:
             identity = f"study {header.study_instance_uid}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        row = self._execute("SELECT id FROM patient WHERE identity = ?", digest).fetchone()
+        row = self._execute("SELECT id, received FROM patient WHERE identity = ?", digest).fetchone()
         if row:
             number = int(row[0])
+            if entry.received < row[1]:
+                self._execute(_TAKE_PATIENT, *_of_patient(entry), number)
             known = self._execute("SELECT name FROM patient_name WHERE patient_id = ?", number)
             have = {name for (name,) in known.fetchall()}
         else:
-            birth_date = ascii_code(date(header.text(_BIRTH_DATE)))
-            number = self._insert(_INSERT_PATIENT, digest, patient_id, birth_date, header.encoded(TAGS["PATIENT"]))
+            number = self._insert(_INSERT_PATIENT, *_of_patient(entry), digest, patient_id)
             have = set()
         for name in sorted(keys - have):
             self._execute(_INSERT_NAME, number, name)
         return number
 
     def _study(self, entry: Entry) -> _Study:
-        header = entry.header
-        patient, person = self._patient(header)
-        uid = header.study_instance_uid
+        patient, person = self._patient(entry)
+        uid = entry.header.study_instance_uid
         study = self._studies.get(uid)
         if study is None:
             # Counts and lists of a study are changed by one process at a time.
             lock = " FOR UPDATE" if self._database.engine == "mysql" else ""
             row = self._execute(_SELECT_STUDY + lock, uid).fetchone()
             if row is None:
-                study = _Study(self._new_study(entry, patient, person), person, 0, [], [])
+                study = _Study(self._insert(_INSERT_STUDY, *_of_study(entry, patient, person), uid), person, 0, [], [])
             else:
-                study = _Study(row[0], row[1], row[2], _listed(row[3]), _listed(row[4]))
+                study = _Study(row[0], row[1], row[2], _listed(row[4]), _listed(row[5]))
+                if entry.received < row[3]:
+                    self._execute(_TAKE_STUDY, *_of_study(entry, patient, person), study.id)
             self._studies[uid] = study
         if study.person != person and not study.patients_differ:
             self._execute("UPDATE study SET patients_differ = 1 WHERE id = ?", study.id)
@@ -272,42 +289,20 @@ class Adding:
             study.patients.add(patient)
         return study
 
-    def _new_study(self, entry: Entry, patient: int, person: str) -> int:
-        header = entry.header
-        return self._insert(
-            _INSERT_STUDY,
-            header.study_instance_uid,
-            patient,
-            person,
-            ascii_code(date(header.text(0x00080020))),
-            ascii_code(time_of_day(header.text(0x00080030))),
-            key_of(header, 0x00080050),
-            key_of(header, 0x00200010),
-            key_of(header, 0x00081030),
-            entry.received,
-            header.encoded(TAGS["PATIENT"] | TAGS["STUDY"]),
-        )
-
-    def _series(self, header: Header, study: _Study) -> _Series:
-        uid = header.series_instance_uid
+    def _series(self, entry: Entry, study: _Study) -> _Series:
+        uid = entry.header.series_instance_uid
         series = study.series.get(uid)
         if series is None:
-            found = "SELECT id, instance_count FROM series WHERE uid = ? AND study_id = ?"
+            found = "SELECT id, instance_count, received FROM series WHERE uid = ? AND study_id = ?"
             row = self._execute(found, uid, study.id).fetchone()
-            series = _Series(row[0], row[1]) if row is not None else _Series(self._new_series(header, study.id), 0)
+            if row is None:
+                series = _Series(self._insert(_INSERT_SERIES, *_of_series(entry), study.id, uid), 0)
+            else:
+                series = _Series(row[0], row[1])
+                if entry.received < row[2]:
+                    self._execute(_TAKE_SERIES, *_of_series(entry), series.id)
             study.series[uid] = series
         return series
-
-    def _new_series(self, header: Header, study: int) -> int:
-        return self._insert(
-            _INSERT_SERIES,
-            study,
-            header.series_instance_uid,
-            _modality(header),
-            _bounded(header.integer(0x00200011)),
-            key_of(header, 0x0008103E),
-            header.encoded(TAGS["SERIES"]),
-        )
 
     def _folder(self, path: str) -> int:
         number = self._folders.get(path)
@@ -317,6 +312,31 @@ class Adding:
             number = int(row[0]) if row else self._insert(_INSERT_FOLDER, digest, path)
             self._folders[path] = number
         return number
+
+
+def _of_patient(entry: Entry) -> tuple[Any, ...]:
+    """Return what the row of a patient says of its first received instance."""
+    header = entry.header
+    return ascii_code(date(header.text(_BIRTH_DATE))), header.encoded(TAGS["PATIENT"]), entry.received
+
+
+def _of_study(entry: Entry, patient: int, person: str) -> tuple[Any, ...]:
+    """Return what the row of a study says of its first received instance."""
+    header = entry.header
+    return (
+        *(patient, person, ascii_code(date(header.text(0x00080020))), ascii_code(time_of_day(header.text(0x00080030)))),
+        *(key_of(header, 0x00080050), key_of(header, 0x00200010), key_of(header, 0x00081030)),
+        *(entry.received, header.encoded(TAGS["PATIENT"] | TAGS["STUDY"])),
+    )
+
+
+def _of_series(entry: Entry) -> tuple[Any, ...]:
+    """Return what the row of a series says of its first received instance."""
+    header = entry.header
+    return (
+        *(_modality(header), _bounded(header.integer(0x00200011)), key_of(header, 0x0008103E)),
+        *(header.encoded(TAGS["SERIES"]), entry.received),
+    )
 
 
 def _count(study: _Study, series: _Series, header: Header, size: int) -> None:
@@ -333,6 +353,7 @@ def _count(study: _Study, series: _Series, header: Header, size: int) -> None:
     for listed, value in ((study.modalities, _modality(header).upper()), (study.sop_classes, header.sop_class_uid)):
         if value and value not in listed and len(listed) < _MOST_LISTED:
             listed.append(value)
+            listed.sort()  # whatever came first
             study.lists_changed = True
 
 

@@ -136,7 +136,9 @@ class Index(Database):
 
     def _add(self, entries: Sequence[Entry]) -> list[str]:
         adding = Adding(self, (entry.header.sop_instance_uid for entry in entries))
-        outcomes = [adding.add(entry) for entry in entries]
+        outcomes = [""] * len(entries)
+        for number in sorted(range(len(entries)), key=lambda number: entries[number].received):
+            outcomes[number] = adding.add(entries[number])
         adding.finish()
         return outcomes
 
@@ -187,7 +189,7 @@ class Index(Database):
         )
         Series.update(instance_count=count, byte_count=size).where(Series.id == series_number).execute()
         study = Series.select(Series.study_id).where(Series.id == series_number).tuples().first()[0]
-        rows = list(Series.select().where((Series.study_id == study) & (Series.instance_count > 0)).order_by(Series.id))
+        rows = list(Series.select().where((Series.study_id == study) & (Series.instance_count > 0)))
         classes = (
             Instance.select(Instance.sop_class)
             .join(Series, on=(Series.id == Instance.series_id))
@@ -199,6 +201,6 @@ class Index(Database):
             series_count=len(rows),
             instance_count=sum(row.instance_count for row in rows),
             byte_count=sum(row.byte_count for row in rows),
-            modalities="\\".join(dict.fromkeys(row.modality.upper() for row in rows if row.modality)),
+            modalities="\\".join(sorted({row.modality.upper() for row in rows if row.modality})),
             sop_classes="\\".join(sorted(name for (name,) in classes)),
         ).where(Study.id == study).execute()

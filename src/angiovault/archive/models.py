@@ -23,6 +23,7 @@ class Patient(Model):
     patient_id = CharField()
     birth_date = CharField()
     head = BlobField()
+    received = CharField()
 
 
 class PatientName(Model):
@@ -85,6 +86,7 @@ class Series(Model):
     instance_count = IntegerField()
     byte_count = BigIntegerField()
     head = BlobField()
+    received = CharField()
 
 
 class Folder(Model):

@@ -112,6 +112,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX study_person_study ON study_person (patient_id, study_id)",
         "DROP INDEX study_person_patient ON study_person",
     ),
+    (
+        # When the instance came of which the row is; without it, it stays as it is.
+        "ALTER TABLE patient ADD COLUMN received {CODE} DEFAULT ''",
+        "ALTER TABLE series ADD COLUMN received {CODE} DEFAULT ''",
+    ),
 )
 """Migration 1 is the first; a statement once released never changes, a change is a further migration."""
 
