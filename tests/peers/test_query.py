@@ -158,7 +158,7 @@ def test_what_the_archive_counts_and_knows(archive: Peer) -> None:
     (found,) = find(archive, "STUDY", keys).data_sets
     assert (found.NumberOfStudyRelatedSeries, found.NumberOfStudyRelatedInstances) == (2, 3)
     assert found.NumberOfPatientRelatedStudies == 1
-    assert list(found.ModalitiesInStudy) == ["XA", "SR"]
+    assert list(found.ModalitiesInStudy) == ["SR", "XA"]
     assert (found.RetrieveAETitle, found.InstanceAvailability) == ("ANGIOVAULT", "ONLINE")
     assert DOSE_REPORT in found.SOPClassesInStudy
     assert found["StudyID"].is_empty
