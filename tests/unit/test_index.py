@@ -131,20 +131,18 @@ def test_together_is_the_same_as_one_by_one(index_url: str, tmp_path: Path) -> N
 def _described(index: Index) -> list[list[tuple[Any, ...]]]:
     """Return what the rows of patients, studies and series say, without the numbers of the rows."""
     of_patient = (Patient.identity, Patient.patient_id, Patient.birth_date, Patient.head, Patient.received)
-    own = (*(Study.uid, Study.patients_differ, Study.study_date, Study.description, Study.modalities),)
+    own = (Study.uid, Study.patients_differ, Study.study_date, Study.description, Study.modalities)
     counts = (Study.sop_classes, Study.series_count, Study.instance_count, Study.byte_count, Study.received, Study.head)
     of_series = (Study.uid, Series.uid, Series.modality, Series.description, Series.instance_count, Series.received)
+    of_name = PatientName.patient_id == Patient.id
+    of_study = Study.patient_id == Patient.id
     with index.session():
         return [
             sorted(Patient.select(*of_patient).tuples()),
-            sorted(PatientName.select(Patient.identity, PatientName.name).join(Patient, on=_PATIENT_OF_NAME).tuples()),
-            sorted(Study.select(*own, *counts, Patient.identity).join(Patient, on=_PATIENT_OF_STUDY).tuples()),
+            sorted(PatientName.select(Patient.identity, PatientName.name).join(Patient, on=of_name).tuples()),
+            sorted(Study.select(*own, *counts, Patient.identity).join(Patient, on=of_study).tuples()),
             sorted(Series.select(*of_series, Series.head).join(Study, on=(Series.study_id == Study.id)).tuples()),
         ]
-
-
-_PATIENT_OF_NAME = PatientName.patient_id == Patient.id
-_PATIENT_OF_STUDY = Study.patient_id == Patient.id
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -180,6 +178,19 @@ def test_the_first_received_describe_patient_study_and_series_whenever_they_are_
         assert otherwise.add_together(batch) == [STORED] * len(batch)
     assert _described(otherwise) == expected
     otherwise.close()
+
+
+def test_rows_whose_time_is_not_known_are_not_taken_over(index: Index) -> None:
+    """Those of an index of before: whether what is added is earlier cannot be told."""
+    index.add(entry("1.1", series_description=b"kept", birth_date=b"19500101"))
+    with index.session():
+        for model in (Patient, Series):
+            model.update(received="").execute()
+    other = entry("1.2", series_description=b"other", birth_date=b"19600101")
+    index.add(replace(other, received="2025-01-01T00:00:00.000000Z"))
+    with index.session():
+        assert list(Patient.select(Patient.birth_date, Patient.received).tuples()) == [("19500101", "")]
+        assert list(Series.select(Series.description, Series.received).tuples()) == [("kept", "")]
 
 
 def test_a_duplicate_of_what_has_just_come_notes_the_later_place(index: Index) -> None:

@@ -1,7 +1,8 @@
 """The schema: what MariaDB 10.0 can hold, the same on both engines, and migrated in steps that may be cut off."""
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -187,19 +188,25 @@ def test_a_further_migration_runs_once_and_keeps_what_is_there(
         second.close()
 
 
+@contextlib.contextmanager
+def _of_version(index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch, version: int) -> Iterator[Index]:
+    """Make an index as an earlier version of the program did, to be filled."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:version])
+        made = index()
+        made.open("a" * 32, complete=True)
+        yield made
+        made.close()
+
+
 def test_refusals_of_the_first_version_keep_their_words(
     index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
-        first = index()
-        first.open("a" * 32, complete=True)
-        with first.session() as database:
-            database.execute_sql(
-                "INSERT INTO refusal (digest, address, calling, called, reason, first_time, last_time, times) "
-                "VALUES ('d', '192.0.2.1', 'XWP', 'VAULT', 'not a configured device', '', '', 3)"
-            )
-        first.close()
+    with _of_version(index, monkeypatch, 1) as first, first.session() as database:
+        database.execute_sql(
+            "INSERT INTO refusal (digest, address, calling, called, reason, first_time, last_time, times) "
+            "VALUES ('d', '192.0.2.1', 'XWP', 'VAULT', 'not a configured device', '', '', 3)"
+        )
     second = index()
     second.open("a" * 32)
     (kept,) = refusals.listed(second)
@@ -286,15 +293,11 @@ def test_indexes_are_exchanged_although_it_was_cut_off(
     index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
     """The third version: what it drops and makes is there once, whatever one that was cut off has done of it."""
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
-        first = index()
-        first.open("a" * 32, complete=True)
+    with _of_version(index, monkeypatch, 2) as first:
         assert {"patient_name_name", "study_person_patient"} <= _index_names(first)
         with first.session():
             models.PatientName.insert(patient_id=7, name="zhang^san").execute()
             models.StudyPerson.insert(study_id=8, patient_id=7).execute()
-        first.close()
     execute, left = Index._execute, [done]
 
     def cut_off(self: Index, database: Any, statement: str) -> None:
@@ -329,19 +332,13 @@ def test_indexes_are_exchanged_although_it_was_cut_off(
 def test_series_of_the_third_version_stay_as_they_are(
     index: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the first instance of them came is not known: whatever comes later does not take their rows over."""
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
-        first = index()
-        first.open("a" * 32, complete=True)
-        with first.session() as database:
-            columns = "(identity, patient_id, birth_date, head)"
-            database.execute_sql(f"INSERT INTO patient {columns} VALUES ('i', 'p', '', '')")
-            database.execute_sql(
-                "INSERT INTO series (study_id, uid, modality, series_number, description, instance_count, byte_count, "
-                "head) VALUES (1, '1.2', 'XA', 1, 'kept', 1, 10, '')"
-            )
-        first.close()
+    """When the first instance of them came is not known, and their rows say so."""
+    with _of_version(index, monkeypatch, 3) as first, first.session() as database:
+        database.execute_sql("INSERT INTO patient (identity, patient_id, birth_date, head) VALUES ('i', 'p', '', '')")
+        database.execute_sql(
+            "INSERT INTO series (study_id, uid, modality, series_number, description, instance_count, byte_count, "
+            "head) VALUES (1, '1.2', 'XA', 1, 'kept', 1, 10, '')"
+        )
     second = index()
     second.open("a" * 32)
     with second.session():

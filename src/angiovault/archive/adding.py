@@ -142,7 +142,7 @@ class Adding:
     database : Database
         The index's, in a transaction.
     uids : Iterable[str]
-        SOP Instance UIDs of what will be added, the first received first: they are looked up at once.
+        SOP Instance UIDs of what will be added: they are looked up at once.
     """
 
     def __init__(self, database: Database, uids: Iterable[str] = ()) -> None:
@@ -166,7 +166,10 @@ class Adding:
                 self._known[uid].append((version, content))
 
     def add(self, entry: Entry) -> str:
-        """Add a file and return `STORED`, `DUPLICATE` or `CONFLICT`; it is there when `finish` has been called."""
+        """Add a file and return `STORED`, `DUPLICATE` or `CONFLICT`; it is there when `finish` has been called.
+
+        Of several the first received is to be added first: rows are compared with it when they are looked up, once.
+        """
         header = entry.header
         uid, content = header.sop_instance_uid, entry.content
         if uid not in self._known:

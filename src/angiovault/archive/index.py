@@ -137,8 +137,8 @@ class Index(Database):
     def _add(self, entries: Sequence[Entry]) -> list[str]:
         adding = Adding(self, (entry.header.sop_instance_uid for entry in entries))
         outcomes = [""] * len(entries)
-        for number in sorted(range(len(entries)), key=lambda number: entries[number].received):
-            outcomes[number] = adding.add(entries[number])
+        for number, entry in sorted(enumerate(entries), key=lambda numbered: numbered[1].received):
+            outcomes[number] = adding.add(entry)
         adding.finish()
         return outcomes
 
