@@ -13,6 +13,7 @@ package_of() {
     case "$1" in
         echoscu | storescu | findscu | movescu | getscu | storescp | dcmqrscp | dcmdump) echo dcmtk ;;
         gdcmscu) echo libgdcm-tools ;;
+        dciodvfy) echo dicom3tools ;;
         Orthanc) echo orthanc ;;
         mariadbd | mariadb-install-db) echo mariadb-server ;;
         mariadb) echo mariadb-client ;;
@@ -46,7 +47,7 @@ is_there() {
 }
 
 if [ $# -eq 0 ]; then
-    set -- echoscu storescu findscu movescu getscu storescp dcmqrscp dcmdump gdcmscu Orthanc \
+    set -- echoscu storescu findscu movescu getscu storescp dcmqrscp dcmdump gdcmscu dciodvfy Orthanc \
         mariadbd mariadb-install-db mariadb ps setcap strace gcc cc-headers shellcheck \
         chromium chromedriver nginx fcgiwrap
 fi

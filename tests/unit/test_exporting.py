@@ -302,6 +302,7 @@ def test_a_file_too_large_for_the_target_is_said(
 # ---- File-sets
 
 
+@pytest.mark.skipif(not shutil.which("dcmdump"), reason="DCMTK is not installed")
 def test_a_file_set_of_every_real_file_is_read_by_others(full: Archive, tmp_path: Path) -> None:
     to = tmp_path / "out"
     results = run(full, studies(full), to, dicomdir=True)
@@ -329,12 +330,16 @@ def test_a_file_set_of_every_real_file_is_read_by_others(full: Archive, tmp_path
     assert "W:" not in dump
 
 
+needs_dicom3tools = pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools are not installed")
+
+
 def checked(folder: Path) -> str:
     """What dicom3tools' validator finds wrong with a DICOMDIR."""
     done = subprocess.run(["dciodvfy", "DICOMDIR"], cwd=folder, capture_output=True, text=True, check=False)
     return "\n".join(line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error"))
 
 
+@needs_dicom3tools
 def test_a_file_set_of_angiography_is_valid(archive: Archive, put: Put, tmp_path: Path) -> None:
     put(CT, Modality="XA", SOPClassUID="1.2.840.10008.5.1.4.1.1.12.1")
     put(SR)
@@ -372,6 +377,7 @@ def presentation(tmp_path: Path) -> Path:
     return target
 
 
+@needs_dicom3tools
 def test_presentation_states_and_reports_have_their_keys(archive: Archive, put: Put, tmp_path: Path) -> None:
     put(CT)
     put(presentation(tmp_path))
@@ -401,6 +407,7 @@ def test_a_private_class_has_a_private_record(archive: Archive, put: Put, tmp_pa
     assert len(FileSet(tmp_path / "out" / "DICOMDIR")) == 1
 
 
+@needs_dicom3tools
 def test_what_a_record_must_say_is_made_up_where_the_image_is_silent(
     archive: Archive, put: Put, tmp_path: Path
 ) -> None:
