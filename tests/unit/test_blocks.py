@@ -106,10 +106,10 @@ def test_no_two_data_sets_share_memory(cores: int) -> None:
 def test_idle_cores_are_counted_or_none(monkeypatch: pytest.MonkeyPatch, fault: type[OSError] | None) -> None:
     if fault is not None:
 
-        def no_such_file(*_: object, **__: object) -> None:
+        def no_such_file() -> int:
             raise fault
 
-        monkeypatch.setattr("builtins.open", no_such_file)
+        monkeypatch.setattr(blocks, "_load", no_such_file)
         assert blocks._idle_cores() == 0
     else:
         assert blocks._idle_cores() < len(os.sched_getaffinity(0))

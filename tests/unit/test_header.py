@@ -431,6 +431,39 @@ def test_nesting_takes_no_memory(syntax: str) -> None:
 # ---- lies and limits
 
 
+@pytest.mark.parametrize("syntax", PLAIN)
+def test_a_head_of_many_strange_elements_is_read_to_its_end(syntax: str) -> None:
+    """Longer than what is looked at at once, with more kinds of elements than are remembered."""
+    uids = {tag: value for tag, value in UIDS.items() if tag < 0x00100000}
+    strange = [element(0x00110000 | 0x1000 + number, "LO", bytes(number % 67 * 2), syntax) for number in range(9000)]
+    last = [element(tag, "UI", UIDS[tag], syntax) for tag in (STUDY, SERIES)]
+    rows = element(ROWS, "US", b"\0\2", syntax)
+    data = b"".join([*(element(tag, "UI", value, syntax) for tag, value in uids.items()), *strange, *last, rows])
+    tracemalloc.start()
+    for sizes in ((), (1, 11, 16383, 16384, 16385, 3)):
+        header = scan(data, syntax, sizes)
+        assert header.elements == {**UIDS, ROWS: b"\0\2"}
+        assert header.complete
+    assert tracemalloc.get_traced_memory()[0] < 2_000_000
+    tracemalloc.stop()
+
+
+def test_what_was_met_in_one_encoding_is_not_mistaken_in_another() -> None:
+    """The bytes of a tag mean another one in the other byte order, and a VR may be the length of an implicit value."""
+    for syntax in (*PLAIN, *reversed(PLAIN)):
+        strange = element(0x18000010, "LO", b"strange ", syntax) + element(0x20000D00, "UI", b"9.9 ", syntax)
+        assert scan(head(syntax) + strange, syntax).elements == UIDS
+
+
+def test_a_usual_element_that_comes_with_another_vr_is_looked_at_again() -> None:
+    usual, odd = element(ROWS, "US", b"\0\2"), element(ROWS, "SQ", b"")
+    for _ in range(2):
+        assert scan(head() + usual).elements[ROWS] == b"\0\2"
+        assert ROWS not in scan(head() + odd).elements
+        assert scan(head() + element(PATIENT_ID, "UT", b"7 ")).elements[PATIENT_ID] == b"7 "
+        assert scan(head() + element(PATIENT_ID, "LO", b"7 ")).elements[PATIENT_ID] == b"7 "
+
+
 def test_lying_lengths() -> None:
     for lie in (20, 0x7FFFFFFF, 0xFFFFFFFE):
         with pytest.raises(HeaderError, match="is missing"):

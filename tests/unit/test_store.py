@@ -177,8 +177,8 @@ def test_a_folder_that_was_cleared_is_filled_again(store: Store) -> None:
 
 
 def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: write(descriptor, data[:7], at))
     incoming = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     incoming.write(memoryview(bytes(range(100))))
     incoming.write(memoryview(bytes(range(100, 200))))

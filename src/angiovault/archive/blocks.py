@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from queue import SimpleQueue
 from typing import Final
 
@@ -96,10 +97,15 @@ class Blocks:
 def _idle_cores() -> int:
     """Return how many cores have nothing to do at this moment, less than 0 when threads wait for one."""
     try:
-        with open("/proc/loadavg", encoding="ascii") as file:  # noqa: PTH123
-            return _CORES - int(file.read().split()[3].partition("/")[0])
+        return _CORES - int(os.pread(_load(), 64, 0).split()[3].partition(b"/")[0])
     except OSError:
         return 0
+
+
+@lru_cache(1)
+def _load() -> int:
+    """Return the descriptor of what the system says of its load: to open it takes longer than to read it."""
+    return os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _take() -> memoryview:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO, Final
 
 from angiovault import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -60,22 +61,32 @@ def build(
     `received` has the length that the final one will have.
     """
     vouch = vouched(_EMPTY_DIGEST, received)
-    record = vouch + f" from={calling}".encode("latin-1", "replace")
+    before, after, behind = _of_many(sop_class_uid, transfer_syntax, calling, len(vouch))
+    body = before + _element(0x0003, b"UI", sop_instance_uid.encode()) + after
+    head = _PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
+    at = len(head) - behind - len(vouch)
+    return head[:at] + vouch + head[at + len(vouch) :], at
+
+
+@lru_cache(64)
+def _of_many(sop_class_uid: str, transfer_syntax: str, calling: str, room: int) -> tuple[bytes, bytes, int]:
+    """Return what stands before and behind the UID of an instance in the heads of many, with room for `vouched`.
+
+    Also returns how many bytes there are behind that room.
+    """
+    caller = calling.encode("latin-1", "replace")
+    ending = b" from=" + caller
+    before = _element(0x0001, b"OB", b"\0\1") + _element(0x0002, b"UI", sop_class_uid.encode())
     elements = [
-        _element(0x0001, b"OB", b"\0\1"),
-        _element(0x0002, b"UI", sop_class_uid.encode()),
-        _element(0x0003, b"UI", sop_instance_uid.encode()),
         _element(0x0010, b"UI", transfer_syntax.encode()),
         _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
         _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
     ]
     if calling:
-        elements.append(_element(0x0016, b"AE", calling.encode("latin-1", "replace")))
+        elements.append(_element(0x0016, b"AE", caller))
     elements.append(_element(0x0100, b"UI", PRIVATE_INFORMATION_CREATOR.encode()))
-    elements.append(_element(0x0102, b"OB", record))
-    body = b"".join(elements)
-    head = _PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
-    return head, head.rindex(vouch)
+    elements.append(_element(0x0102, b"OB", bytes(room) + ending))
+    return before, b"".join(elements), len(ending) + (room + len(ending)) % 2
 
 
 def vouched(digest: str, received: str) -> bytes:

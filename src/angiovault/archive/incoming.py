@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from angiovault.archive import filemeta
@@ -210,6 +211,24 @@ def begin_write_back(descriptor: int) -> None:
     _write_back(descriptor, 0, 0)
 
 
+class _NotingNoRoom:
+    """See `Incoming.noting_no_room`; a class, as a generator would cost more than what it is around."""
+
+    __slots__ = ("_incoming",)
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, NoRoom):
+            self._incoming.note_no_room()
+
+
 class Incoming:
     """The file of one instance that arrives."""
 
@@ -218,33 +237,23 @@ class Incoming:
         self.path = path
         self.received = received
         self.size = 0
+        self._head = head
         self._vouched_at = vouched_at
         self._kept = False
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            self._write(memoryview(head))
-        except OSError:
-            self.discard()
-            raise
 
-    def _write(self, data: memoryview) -> None:
-        written = os.write(self._descriptor, data)
-        while written < len(data):
-            written += os.write(self._descriptor, data[written:])
+    def noting_no_room(self) -> _NotingNoRoom:
+        """Return a context manager that lets the folder know in how much room this instance did not fit."""
+        return _NotingNoRoom(self)
 
-    @contextlib.contextmanager
-    def noting_no_room(self) -> Iterator[None]:
+    def note_no_room(self) -> None:
         """Let the folder know in how much room this instance did not fit."""
-        try:
-            yield
-        except NoRoom:
-            with contextlib.suppress(OSError):
-                volume = os.fstatvfs(self._descriptor)
-                self.folder.too_little = max(self.folder.too_little, volume.f_bavail * volume.f_frsize + self.size, 1)
-            raise
+        with contextlib.suppress(OSError):
+            volume = os.fstatvfs(self._descriptor)
+            self.folder.too_little = max(self.folder.too_little, volume.f_bavail * volume.f_frsize + self.size, 1)
 
     def write(self, data: memoryview) -> None:
-        """Write the next bytes of the data set.
+        """Write the next bytes of the data set, behind where the head will be.
 
         Raises
         ------
@@ -252,8 +261,13 @@ class Incoming:
             When they cannot be written.
         """
         with self.noting_no_room(), as_storage_error("cannot write to the storage"):
-            self._write(data)
+            self._write(data, len(self._head) + self.size)
         self.size += len(data)
+
+    def _write(self, data: memoryview | bytes, at: int) -> None:
+        written = os.pwrite(self._descriptor, data, at)
+        while written < len(data):
+            written += os.pwrite(self._descriptor, data[written:], at + written)
 
     def write_back(self) -> None:
         """Bring the bulk of a very big instance to the disk, before `seal`, whose end queries may have to wait for."""
@@ -262,10 +276,18 @@ class Incoming:
                 os.fdatasync(self._descriptor)
 
     def vouch(self, digest: str) -> None:
-        """Write digest and time of receipt into the file's head."""
+        """Write the file's head, with digest and time of receipt, when everything else is written.
+
+        Raises
+        ------
+        NoRoom, StorageError
+            When it cannot be written.
+        """
         self.received = self.received or now()
+        said, at = filemeta.vouched(digest, self.received), self._vouched_at
+        head = self._head[:at] + said + self._head[at + len(said) :]
         with self.noting_no_room(), as_storage_error("cannot write to the storage"):
-            os.pwrite(self._descriptor, filemeta.vouched(digest, self.received), self._vouched_at)
+            self._write(head, 0)
 
     def begin_write_back(self) -> None:
         """Let the system begin to write everything to the disk, see the function of that name."""

@@ -25,10 +25,35 @@ SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS S
 
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED: Final = 0xFFFFFFFF
-_LITTLE_TAG_LENGTH, _BIG_TAG_LENGTH = struct.Struct("<HHL"), struct.Struct(">HHL")
-
+_LITTLE_TAG_LENGTH: Final = struct.Struct("<HHL")
 
 _USUAL: Final = {tag: vr.encode() for tag, (_, vr) in WANTED.items()}
+_NOT_HERE: Final = -1
+_STRETCH: Final = LONGEST_SEQUENCE
+"""Bytes in which whole elements are looked for at once: nothing in them is longer than what may be kept."""
+_MOST_KNOWN: Final = 4096
+
+
+class _Encoding:
+    """How the beginnings of elements are written, and those that were met before.
+
+    Attributes
+    ----------
+    known : dict[bytes, int]
+        Tag and VR as they are encoded -> the tag if it is wanted, else 0; for elements of the short form.
+    """
+
+    def __init__(self, order: str, implicit: bool) -> None:
+        self.implicit = implicit
+        self.halves = struct.Struct(f"{order}HH")
+        self.tag_length = struct.Struct(f"{order}HHL")
+        self.vr_length = struct.Struct(f"{order}4x2sH")
+        self.long_length = struct.Struct(f"{order}8xL")
+        self.start = struct.Struct(f"{order}4sL" if implicit else f"{order}6sH")
+        self.known: dict[bytes, int] = {}
+
+
+_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = _Encoding("<", True), _Encoding("<", False), _Encoding(">", False)
 
 
 class _Unreadable(Exception):
@@ -48,12 +73,7 @@ class Walk:
         self.passed_over: dict[int, str] = {}
         self.problem = ""
         self.opening = b""
-        self._implicit = implicit
-        self._tag_length = _BIG_TAG_LENGTH if big_endian else _LITTLE_TAG_LENGTH
-        self._vr_length = struct.Struct(">4x2sH" if big_endian else "<4x2sH")
-        order = ">" if big_endian else "<"
-        self._start = struct.Struct(f"{order}HHL" if implicit else f"{order}HH2sH")
-        self._long_length = struct.Struct(">8xL" if big_endian else "<8xL")
+        self._encoding = _IMPLICIT if implicit else _BIG_ENDIAN if big_endian else _EXPLICIT
         self._offset = 0  # of the piece being fed
         self._pending = b""  # the beginning of an element whose length has not arrived yet
         self._remaining = 0  # bytes of the current value still to come
@@ -96,38 +116,54 @@ class Walk:
         That is most of all elements, so here it counts how often something is looked up. The others, and what cannot
         be read, are left to the walk by single steps.
         """
-        implicit, start, elements, usual = self._implicit, self._start.unpack_from, self.elements, _USUAL.get
-        position, tag, vr = begin, self._tag, b""
+        if self._captured > MOST_CAPTURED - _STRETCH:
+            return 0
+        stretch = bytes(view[begin : min(begin + _STRETCH, end)])
+        encoding, elements = self._encoding, self.elements
+        start, known = encoding.start.unpack_from, encoding.known
+        position, end, latest = 0, len(stretch), b""
         while end - position >= 12:
-            value = position + 8
-            if implicit:
-                group, number, length = start(view, position)
-            else:
-                group, number, vr, length = start(view, position)
-                if vr not in SHORT_VRS:
-                    if vr not in LONG_VRS:
-                        break
-                    (length,) = self._long_length.unpack_from(view, position)
+            key, length = start(stretch, position)
+            value, tag = position + 8, known.get(key)
+            if tag is None:
+                tag, is_long = self._meaning(key)
+                if is_long:
+                    (length,) = encoding.long_length.unpack_from(stretch, position)
                     value = position + 12
-            if group == 0xFFFE or length > end - value:  # or of undefined length
+            after = value + length
+            if after > end or tag == _NOT_HERE:  # or of undefined length
                 break
-            position = value + length
-            tag = group << 16 | number
-            wanted = usual(tag)
-            if wanted is None:
-                continue
-            if (vr == wanted or not vr) and length <= LONGEST_SEQUENCE <= MOST_CAPTURED - self._captured:
-                if tag not in elements and tag not in self.passed_over:
-                    elements[tag] = view[value:position].tobytes()
-                    self._captured += length
-                continue
-            self._begin(tag, vr, length)
-            if self._capture is not None:
-                elements[tag] = view[value:position].tobytes()
+            if tag and tag not in elements and tag not in self.passed_over:
+                elements[tag] = stretch[value:after]
                 self._captured += length
-                self._capture = None
-        self._tag = tag
-        return position - begin
+            position, latest = after, key
+        if position:
+            self._tag = self._tag_of(latest)
+        return position
+
+    def _meaning(self, key: bytes) -> tuple[int, bool]:
+        """Return the tag of an element whose value is to be kept, 0 if it is not, and whether it is of the long form.
+
+        `_NOT_HERE` is for an element that takes a closer look. What is of the short form is remembered.
+        """
+        tag, vr = self._tag_of(key), key[4:]
+        is_long = vr in LONG_VRS
+        if tag >> 16 == 0xFFFE or (vr and vr not in SHORT_VRS and not is_long):
+            return _NOT_HERE, False
+        wanted = _USUAL.get(tag)
+        if wanted is not None and vr not in (b"", wanted):
+            return _NOT_HERE, is_long
+        meaning = 0 if wanted is None else tag
+        if not is_long:
+            known = self._encoding.known
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            known[key] = meaning
+        return meaning, is_long
+
+    def _tag_of(self, key: bytes) -> int:
+        group, number = self._encoding.halves.unpack_from(key)
+        return int(group << 16 | number)
 
     @property
     def skippable(self) -> int:
@@ -171,20 +207,20 @@ class Walk:
         """Read the beginning of an element, up to its value; return its size, 0 if it is not there as a whole."""
         if end - at < 8:
             return 0
-        implicit = self._implicit or self._unknown_depth
-        tag_length = _LITTLE_TAG_LENGTH if self._unknown_depth else self._tag_length
+        implicit = self._encoding.implicit or self._unknown_depth
+        tag_length = _LITTLE_TAG_LENGTH if self._unknown_depth else self._encoding.tag_length
         group, number, length = tag_length.unpack_from(buffer, at)
         tag, vr, size = group << 16 | number, b"", 8
         between = group == 0xFFFE or self._depth & 1
         if not implicit and not between:
-            vr, length = self._vr_length.unpack_from(buffer, at)
+            vr, length = self._encoding.vr_length.unpack_from(buffer, at)
             if vr not in SHORT_VRS:
                 # A VR that the standard may still define is of the long form, with two reserved bytes: PS3.5 7.1.2.
                 if vr not in LONG_VRS and (length or not (vr.isalpha() and vr.isupper())):
                     raise _Unreadable(f"element {named(tag)} has no VR that can be read (bytes {vr.hex(' ')})")
                 if end - at < 12:
                     return 0
-                (length,) = self._long_length.unpack_from(buffer, at)
+                (length,) = self._encoding.long_length.unpack_from(buffer, at)
                 size = 12
         if self._depth:
             if self._capture is not None and (self._depth > 1 or tag != _SEQUENCE_DELIMITER):
