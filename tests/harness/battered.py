@@ -67,10 +67,19 @@ class Battered:
         return part10.collect(self.service.storage)
 
     def unfinished(self) -> list[Path]:
-        """Return the files in the incoming folder that hold anything: an open association has spare names there."""
-        found = []
+        """Return the files in the incoming folder that hold anything, or are open: others are spare names."""
+        found, opened = [], _open_files()
         for path in (self.service.storage / ".angiovault" / "incoming").iterdir():
             with suppress(FileNotFoundError):  # it has just been settled
-                if path.stat().st_size:
+                if path.stat().st_size or path in opened:
                     found.append(path)
         return found
+
+
+def _open_files() -> set[Path]:
+    """Return the files that any process of ours has open."""
+    found = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it is closed, or not ours
+            found.add(descriptor.readlink())
+    return found
