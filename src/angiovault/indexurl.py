@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 
@@ -58,6 +58,15 @@ class IndexURL:
             host=parts.hostname,
             port=(port or 3306) if parts.hostname else None,
         )
+
+    def server(self) -> dict[str, Any]:
+        """Return where the MariaDB server is, as PyMySQL is told it; `path` is not set.
+
+        What does not leave the machine needs no TLS, for which PyMySQL would read all certificates at each connection.
+        """
+        if self.unix_socket:
+            return {"unix_socket": self.unix_socket, "ssl_disabled": True}
+        return {"host": self.host, "port": self.port}
 
     def redacted(self) -> str:
         """Return the URL for people and logs, with `***` in place of the password."""

@@ -413,10 +413,10 @@ def test_nothing_is_taken_over_from_a_copy_of_the_archive(archive: Archive, run:
 def other(tmp_path: Path) -> Path:
     """A stored file of another archive, received from a device."""
     content, received = data_set(CT), "2021-03-04T05:06:07.000008Z"
-    head, at = filemeta.build(str(dcmread(CT).SOPClassUID), CT_UID, "1.2.840.10008.1.2.1", received, "ARTIS")
-    vouched = filemeta.vouched(hashlib.sha256(content).hexdigest(), received)
+    uids = str(dcmread(CT).SOPClassUID), CT_UID, "1.2.840.10008.1.2.1"
+    head = filemeta.build(*uids, "ARTIS", received, hashlib.sha256(content).hexdigest())
     path = tmp_path / "other.dcm"
-    path.write_bytes(head[:at] + vouched + head[at + len(vouched) :] + content)
+    path.write_bytes(head + content)
     return path
 
 

@@ -18,6 +18,7 @@ from angiovault.archive.exchange import exporting, importing
 from angiovault.archive.finding.selection import Selection, versions
 from angiovault.archive.finding.selection import instances as instances_of
 from angiovault.archive.folder import Marker, StorageFolder
+from angiovault.archive.incoming import Head
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.store import NoRoom, NotMounted, StorageError
 from angiovault.archive.trash import Trash
@@ -377,9 +378,9 @@ def test_one_that_is_just_being_used_is_not_taken_away(
     # Taken away between the look at the marker and the making of the file: that instance is not begun there.
     begin = archive.store.folders[1].incoming.begin
 
-    def begin_late(head: bytes, vouched_at: int, received: str) -> object:
+    def begin_late(head: Head, received: str) -> object:
         second.settle(archive.store.folders[0], None)
-        return begin(head, vouched_at, received)
+        return begin(head, received)
 
     monkeypatch.setattr(archive.store.folders[1].incoming, "begin", begin_late)
     with pytest.raises(NotMounted, match="taken out"):

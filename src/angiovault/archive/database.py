@@ -95,12 +95,7 @@ class Database:
                 charset="utf8mb4",
                 sql_mode="STRICT_ALL_TABLES",
                 init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-                # What does not leave the machine needs no TLS, for which PyMySQL would read all certificates each time.
-                **(
-                    {"unix_socket": url.unix_socket, "ssl_disabled": True}
-                    if url.unix_socket
-                    else {"host": url.host, "port": url.port}
-                ),
+                **url.server(),
             )
 
     # ---- connections

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -30,12 +30,20 @@ class as_storage_error:
     """Turn an `OSError` into a `StorageError` that says what could not be done.
 
     A class, as a generator would cost several microseconds a dozen times for every instance.
+
+    Parameters
+    ----------
+    doing : str
+        What cannot be done, for the text.
+    on_no_room : Callable, optional
+        Is called before it becomes a `NoRoom`.
     """
 
-    __slots__ = ("_doing",)
+    __slots__ = ("_doing", "_on_no_room")
 
-    def __init__(self, doing: str) -> None:
+    def __init__(self, doing: str, on_no_room: Callable[[], None] | None = None) -> None:
         self._doing = doing
+        self._on_no_room = on_no_room
 
     def __enter__(self) -> None:
         pass
@@ -45,6 +53,8 @@ class as_storage_error:
     ) -> None:
         if isinstance(error, OSError):
             if error.errno in NO_ROOM:
+                if self._on_no_room is not None:
+                    self._on_no_room()
                 raise NoRoom(f"{self._doing}: no room left on the storage volume") from error
             raise StorageError(f"{self._doing}: {error.strerror or error}") from error
 

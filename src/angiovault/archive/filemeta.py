@@ -19,7 +19,8 @@ LONGEST_META: Final = 1 << 16
 
 _PREAMBLE: Final = bytes(128) + b"DICM"
 _LONG_FORM: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_EMPTY_DIGEST: Final = "0" * 64
+NO_DIGEST: Final = "0" * 64
+"""As long as a digest."""
 _RECORD: Final = re.compile(rb"sha256=([0-9a-f]{64}) received=(\S+) from=(.*)")
 
 
@@ -50,55 +51,33 @@ class FileMeta:
     @property
     def sealed(self) -> bool:
         """Whether the archive has vouched for the data set, which is done when it is complete."""
-        return self.digest not in ("", _EMPTY_DIGEST)
+        return self.digest not in ("", NO_DIGEST)
 
 
 def build(
-    sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, received: str, calling: str
-) -> tuple[bytes, int]:
-    """Return the head of a new file, and where in it `vouched` is to be written when the data set is complete.
-
-    `received` has the length that the final one will have.
-    """
-    vouch = vouched(_EMPTY_DIGEST, received)
-    before, after, behind = _of_many(sop_class_uid, transfer_syntax, calling, len(vouch))
-    body = before + _element(0x0003, b"UI", sop_instance_uid.encode()) + after
-    head = _PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
-    at = len(head) - behind - len(vouch)
-    return head[:at] + vouch + head[at + len(vouch) :], at
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, calling: str, received: str, digest: str
+) -> bytes:
+    """Return the head of a new file; times and digests of the same length make heads of the same length."""
+    before, after = _of_many(sop_class_uid, transfer_syntax, calling)
+    record = f"sha256={digest} received={received} from={calling}".encode("latin-1", "replace")
+    uid = _element(0x0003, b"UI", sop_instance_uid.encode())
+    body = before + uid + after + _element(0x0102, b"OB", record)
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
 
 
 @lru_cache(64)
-def _of_many(sop_class_uid: str, transfer_syntax: str, calling: str, room: int) -> tuple[bytes, bytes, int]:
-    """Return what stands before and behind the UID of an instance in the heads of many, with room for `vouched`.
-
-    Also returns how many bytes there are behind that room.
-    """
-    caller = calling.encode("latin-1", "replace")
-    ending = b" from=" + caller
+def _of_many(sop_class_uid: str, transfer_syntax: str, calling: str) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the UID of an instance in the heads of many."""
     before = _element(0x0001, b"OB", b"\0\1") + _element(0x0002, b"UI", sop_class_uid.encode())
-    elements = [
+    after = [
         _element(0x0010, b"UI", transfer_syntax.encode()),
         _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
         _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
     ]
     if calling:
-        elements.append(_element(0x0016, b"AE", caller))
-    elements.append(_element(0x0100, b"UI", PRIVATE_INFORMATION_CREATOR.encode()))
-    elements.append(_element(0x0102, b"OB", bytes(room) + ending))
-    return before, b"".join(elements), len(ending) + (room + len(ending)) % 2
-
-
-def vouched(digest: str, received: str) -> bytes:
-    """Return the part of the Private Information that is known only at the end of a data set."""
-    return f"sha256={digest} received={received}".encode("ascii")
-
-
-def sealed(meta: FileMeta, digest: str, received: str) -> bytes:
-    """Return the head of a new file whose data set is there already, received from no device."""
-    head, at = build(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax, received, "")
-    vouch = vouched(digest, received)
-    return head[:at] + vouch + head[at + len(vouch) :]
+        after.append(_element(0x0016, b"AE", calling.encode("latin-1", "replace")))
+    after.append(_element(0x0100, b"UI", PRIVATE_INFORMATION_CREATOR.encode()))
+    return before, b"".join(after)
 
 
 def read(file: BinaryIO) -> FileMeta:

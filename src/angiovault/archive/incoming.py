@@ -17,17 +17,18 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from angiovault.archive import filemeta
-from angiovault.archive.durable import NoRoom, as_storage_error, fsync_directory
+from angiovault.archive.durable import as_storage_error, fsync_directory
 from angiovault.processes import is_running
 
 _MOST_SPARES: Final = 32
 _BIG: Final = 64 << 20
-UNKNOWN_TIME: Final = "0000-00-00T00:00:00.000000Z"
-"""As long as a time of receipt, which takes its place in the head of a file."""
+_UNKNOWN_TIME: Final = "0000-00-00T00:00:00.000000Z"
+"""As long as a time of receipt."""
+Head = Callable[[str, str], bytes]
+"""Makes the head of a file of the time of receipt and the digest."""
 
 
 class IncomingFolder:
@@ -57,7 +58,7 @@ class IncomingFolder:
                 self.path.mkdir(mode=0o700)
             fsync_directory(self.path.parent)
 
-    def begin(self, head: bytes, vouched_at: int, received: str) -> Incoming:
+    def begin(self, head: Head, received: str) -> Incoming:
         """Take a file for an instance that begins to arrive.
 
         Raises
@@ -66,10 +67,10 @@ class IncomingFolder:
             When there is none.
         """
         try:
-            return Incoming(self, self._take(), head, vouched_at, received)
+            return Incoming(self, self._take(), head, received)
         except FileNotFoundError:  # somebody has cleared the folder
             self.drop_spares()
-            return Incoming(self, self._take(), head, vouched_at, received)
+            return Incoming(self, self._take(), head, received)
 
     def name(self) -> Path:
         """Return a new path for a file of this process; whoever makes it makes the name durable, too."""
@@ -211,40 +212,18 @@ def begin_write_back(descriptor: int) -> None:
     _write_back(descriptor, 0, 0)
 
 
-class _NotingNoRoom:
-    """See `Incoming.noting_no_room`; a class, as a generator would cost more than what it is around."""
-
-    __slots__ = ("_incoming",)
-
-    def __init__(self, incoming: Incoming) -> None:
-        self._incoming = incoming
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, NoRoom):
-            self._incoming.note_no_room()
-
-
 class Incoming:
     """The file of one instance that arrives."""
 
-    def __init__(self, folder: IncomingFolder, path: Path, head: bytes, vouched_at: int, received: str) -> None:
+    def __init__(self, folder: IncomingFolder, path: Path, head: Head, received: str) -> None:
         self.folder = folder
         self.path = path
         self.received = received
         self.size = 0
         self._head = head
-        self._vouched_at = vouched_at
+        self._offset = len(head(received or _UNKNOWN_TIME, filemeta.NO_DIGEST))  # of the data set in the file
         self._kept = False
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-
-    def noting_no_room(self) -> _NotingNoRoom:
-        """Return a context manager that lets the folder know in how much room this instance did not fit."""
-        return _NotingNoRoom(self)
 
     def note_no_room(self) -> None:
         """Let the folder know in how much room this instance did not fit."""
@@ -260,8 +239,8 @@ class Incoming:
         NoRoom, StorageError
             When they cannot be written.
         """
-        with self.noting_no_room(), as_storage_error("cannot write to the storage"):
-            self._write(data, len(self._head) + self.size)
+        with as_storage_error("cannot write to the storage", self.note_no_room):
+            self._write(data, self._offset + self.size)
         self.size += len(data)
 
     def _write(self, data: memoryview | bytes, at: int) -> None:
@@ -272,7 +251,7 @@ class Incoming:
     def write_back(self) -> None:
         """Bring the bulk of a very big instance to the disk, before `seal`, whose end queries may have to wait for."""
         if self.size >= _BIG:
-            with self.noting_no_room(), as_storage_error("cannot sync an instance"):
+            with as_storage_error("cannot sync an instance", self.note_no_room):
                 os.fdatasync(self._descriptor)
 
     def vouch(self, digest: str) -> None:
@@ -284,10 +263,8 @@ class Incoming:
             When it cannot be written.
         """
         self.received = self.received or now()
-        said, at = filemeta.vouched(digest, self.received), self._vouched_at
-        head = self._head[:at] + said + self._head[at + len(said) :]
-        with self.noting_no_room(), as_storage_error("cannot write to the storage"):
-            self._write(head, 0)
+        with as_storage_error("cannot write to the storage", self.note_no_room):
+            self._write(self._head(self.received, digest), 0)
 
     def begin_write_back(self) -> None:
         """Let the system begin to write everything to the disk, see the function of that name."""
@@ -295,7 +272,7 @@ class Incoming:
 
     def sync(self) -> None:
         """Make the file durable."""
-        with self.noting_no_room(), as_storage_error("cannot sync an instance"):
+        with as_storage_error("cannot sync an instance", self.note_no_room):
             os.fsync(self._descriptor)
 
     def keep(self) -> None:

@@ -12,7 +12,7 @@ from angiovault.archive.adding import Entry
 from angiovault.archive.blocks import Blocks
 from angiovault.archive.header import DatasetScanner, Header
 from angiovault.archive.settling import Sealed, Settler
-from angiovault.archive.store import Store
+from angiovault.archive.store import NoRoom, Store
 
 
 class DatasetMismatch(ValueError):
@@ -191,8 +191,11 @@ class Reception:
         incoming = self._incoming
         place = self._store.place_beside(incoming.path, layout.place(header, digest))
         if self._store.elsewhere(place) is None:
-            with incoming.noting_no_room():
+            try:
                 self._store.make_folder(place)
+            except NoRoom:
+                incoming.note_no_room()
+                raise
         incoming.write_back()
         self._turn = self._settler.turn(incoming)
         incoming.vouch(digest)

@@ -25,7 +25,6 @@ SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS S
 
 _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED: Final = 0xFFFFFFFF
-_LITTLE_TAG_LENGTH: Final = struct.Struct("<HHL")
 
 _USUAL: Final = {tag: vr.encode() for tag, (_, vr) in WANTED.items()}
 _NOT_HERE: Final = -1
@@ -207,20 +206,19 @@ class Walk:
         """Read the beginning of an element, up to its value; return its size, 0 if it is not there as a whole."""
         if end - at < 8:
             return 0
-        implicit = self._encoding.implicit or self._unknown_depth
-        tag_length = _LITTLE_TAG_LENGTH if self._unknown_depth else self._encoding.tag_length
-        group, number, length = tag_length.unpack_from(buffer, at)
+        encoding = _IMPLICIT if self._unknown_depth else self._encoding
+        group, number, length = encoding.tag_length.unpack_from(buffer, at)
         tag, vr, size = group << 16 | number, b"", 8
         between = group == 0xFFFE or self._depth & 1
-        if not implicit and not between:
-            vr, length = self._encoding.vr_length.unpack_from(buffer, at)
+        if not encoding.implicit and not between:
+            vr, length = encoding.vr_length.unpack_from(buffer, at)
             if vr not in SHORT_VRS:
                 # A VR that the standard may still define is of the long form, with two reserved bytes: PS3.5 7.1.2.
                 if vr not in LONG_VRS and (length or not (vr.isalpha() and vr.isupper())):
                     raise _Unreadable(f"element {named(tag)} has no VR that can be read (bytes {vr.hex(' ')})")
                 if end - at < 12:
                     return 0
-                (length,) = self._encoding.long_length.unpack_from(buffer, at)
+                (length,) = encoding.long_length.unpack_from(buffer, at)
                 size = 12
         if self._depth:
             if self._capture is not None and (self._depth > 1 or tag != _SEQUENCE_DELIMITER):

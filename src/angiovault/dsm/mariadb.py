@@ -92,6 +92,7 @@ def _connection(nas: Nas, account: Account) -> Iterator[Any]:
     try:
         connection = pymysql.connect(
             unix_socket=str(account.socket),
+            ssl_disabled=True,  # see `IndexURL.server`
             user=account.user,
             # PyMySQL would take text for Latin-1; root's password stays what it was in another encoding than UTF-8.
             password=account.password.encode("utf-8", "surrogateescape"),

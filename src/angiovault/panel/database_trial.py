@@ -39,7 +39,6 @@ def database_problem(nas: Nas | None, url: IndexURL) -> Message | None:
         except Problem as problem:
             return bilingual(problem.text)
         return None
-    place = {"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}
     try:
         connection = pymysql.connect(
             user=url.user,
@@ -48,7 +47,7 @@ def database_problem(nas: Nas | None, url: IndexURL) -> Message | None:
             connect_timeout=_SECONDS,
             read_timeout=_SECONDS,
             write_timeout=_SECONDS,
-            **place,
+            **url.server(),
         )
         with contextlib.closing(connection), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
