@@ -295,7 +295,7 @@ def test_memory_of_an_idle_wire_is_small_and_of_a_busy_one_bounded(lines: Callab
     sending.start()
     assert sum(len(view) for view in read_message(line.wire, 10).fragments()) == len(body)
     sending.join()
-    assert len(line.wire._buffer) <= 1 << 18
+    assert len(line.wire._buffer) <= 1 << 16
 
 
 COMMAND = pdu(DATA, pdv(1, store_rq("1.2", "1.2.3"), command=True))

@@ -48,7 +48,7 @@ SMALLEST_PEER_PDU: Final = 16
 PDU_OVERRUN: Final = 64
 """Bytes a P-DATA-TF may be longer than announced: some peers leave the headers out of the count."""
 _FIRST_BUFFER: Final = 1 << 13  # hundreds of idle associations need no more
-_BUFFER: Final = 1 << 18
+_BUFFER: Final = 1 << 16  # a small image comes whole; of a large one little is copied before the rest is read directly
 _SEND_BUFFER: Final = 1 << 18
 _HEADERS: Final = 12  # bytes of those of a PDU and its first PDV
 _COPIED: Final = 1 << 15  # bytes from which on two system calls cost less than copying
