@@ -6,7 +6,6 @@ The index is made once and kept: about 10 GB for SQLite and 14 GB for MariaDB, a
 import argparse
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import statistics
@@ -52,11 +51,14 @@ class Base:
         index, server = (self.few, self.few_server) if few else (self.large, self.server)
         return Service(folder, storage=index.storage, index=index.url(server), unknown_devices="all")
 
-    def forget_received(self) -> None:
-        """Remove what was received into the large index; the service does not run."""
+    def forget_received(self, folder: Path) -> None:
+        """Take what was received out of the large index, and its files into an empty folder; the service does not run.
+
+        They are not removed: see `Workshop.fresh`.
+        """
         for path in self.large.storage.iterdir():
             if path.name != ".angiovault":
-                shutil.rmtree(path)
+                path.rename(folder / path.name)
         statements = [f"DELETE FROM {table} WHERE {self._received(table)}" for table in large_data.TABLES]
         if self.server is None:
             with closing(sqlite3.connect(self.large.folder / "index.sqlite3")) as connection, connection:
@@ -184,7 +186,7 @@ class ReceiveIntoLarge(LargeRow):
                             seconds[is_large] = send(server.peer, study.paths).seconds
                             require_found(server.peer, studies)
                     finally:
-                        base.forget_received()
+                        base.forget_received(workshop.fresh("received"))
                 rates = {is_large: len(study.paths) / taken for is_large, taken in seconds.items()}
                 samples[side.name].append(Reading({"a second": rates[True], OF_EMPTY: rates[True] / rates[False]}))
                 say(self.name, turn, repeat, side, samples[side.name][-1])
@@ -284,7 +286,7 @@ def _open_bases(
             stack.callback(empty.remove)
             empty.start()
         base = bases[SQLITE if engine == "sqlite" else MARIADB] = Base(large, few, *servers)
-        base.forget_received()
+        base.forget_received(Path(tempfile.mkdtemp(prefix="received.", dir=folder)))
     return ours(empty, destination.peer, engines), bases, destination
 
 

@@ -88,14 +88,18 @@ def test_a_large_index_holds_its_rows_and_takes_more(tmp_path: Path, engine: str
         server.start()
     try:
         base = Base(large, large, server, None)
-        for _ in range(2):
+        for turn in range(2):
             with base.service(tmp_path) as service:
                 (study,) = data.studies(tmp_path / "data", data.MR, 1, 3)
                 rows.send(service.peer, study.paths)
                 rows.require_found(service.peer, [study])
             assert {table: len(found) for table, found in _tables(large, server).items()}["instance"] == 403
-            base.forget_received()
+            received = tmp_path / f"received {turn}"
+            received.mkdir()
+            base.forget_received(received)
             assert _tables(large, server) == made
+            assert len(list(received.rglob("*.dcm"))) == 3
+            assert not list(large.storage.rglob("*.dcm"))
     finally:
         if server is not None:
             server.remove()
