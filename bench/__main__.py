@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import REPOSITORY, chart, report
 from bench.databases import BenchMariaDB
 from bench.plan import plan
-from bench.rows import ProgramFailed, Row, Samples, Workshop
+from bench.rows import ProgramFailed, Row, Samples, Workshop, spread
 from bench.sides import Side, SinkServer, ours, peers
 from bench.targets import verdicts
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = os.getloadavg()[0]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=cache)))
+        spread(folder)
         workshop, sides = open_workshop(stack, cache, folder, args.index)
         failed = False
         results: list[tuple[Row, Samples]] = []

@@ -8,7 +8,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -309,6 +309,16 @@ def in_turn(sides: Sequence[Side], turn: int) -> list[Side]:
     """Return the sides, beginning with another one at every turn."""
     first = turn % len(sides)
     return [*sides[first:], *sides[:first]]
+
+
+def spread(folder: Path) -> None:
+    """Let the folders in a folder be made far from one another on the disk, as ext4 does with those at its top.
+
+    So each has room around it, like a shared folder of a NAS, whatever lies beside the folder. File systems that do not
+    know of this refuse it, and make folders wherever they do.
+    """
+    with suppress(FileNotFoundError):  # the tools of ext4 are not there
+        subprocess.run(["chattr", "+T", folder], stderr=subprocess.DEVNULL, check=False)
 
 
 def make_ready(size: int) -> None:

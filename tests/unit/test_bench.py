@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import socketserver
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -198,6 +199,14 @@ def test_every_run_has_fresh_storage_and_another_side_goes_first(tmp_path: Path,
     assert log == ["one", "two", "three", "two", "three", "one", "three", "one", "two"]
     assert {name: len(runs) for name, runs in samples.items()} == {"one": 3, "two": 3, "three": 3}
     assert sent == [[3]] * 9
+
+
+def test_folders_of_runs_are_spread_where_the_file_system_can(tmp_path: Path) -> None:
+    rows.spread(tmp_path)
+    listed = subprocess.run(["lsattr", "-d", tmp_path], capture_output=True, text=True, check=False)
+    flags = listed.stdout.partition(" ")[0]
+    assert listed.returncode != 0 or "T" in flags or "e" not in flags  # "e": it is an ext4
+    rows.spread(Path("/proc"))
 
 
 def test_several_associations_at_once_go_only_to_sides_that_take_them(tmp_path: Path, sent: list[list[int]]) -> None:
