@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
+from bench.report import exact
 from bench.targets import Verdict
 
 _LINE, _GAP, _TOP = 15, 7, 46
@@ -33,7 +34,7 @@ def chart(verdicts: Sequence[Verdict]) -> str:
         for verdict in group:
             length = _BARS * min(verdict.score, _LONGEST) / _LONGEST
             colour = "#2e7d32" if verdict.reached else "#c62828"
-            side = escape(f"{verdict.value:,.3g}  {verdict.side.partition('(')[2].rstrip(')') or verdict.side}")
+            side = escape(f"{exact(verdict.value)}  {verdict.side.partition('(')[2].rstrip(')') or verdict.side}")
             parts.append(f'<rect x="{_TEXT}" y="{y + 2}" width="{length:.1f}" height="{_LINE - 4}" fill="{colour}"/>')
             halo = 'stroke="white" stroke-width="3" paint-order="stroke"'  # it may lie across the line of the target
             parts.append(f'<text x="{_TEXT + length + 5:.1f}" y="{y + 11}" {halo}>{side}</text>')

@@ -37,7 +37,7 @@ def judged(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         word = "pass" if verdict.reached else "**falls short**"
         cells = groups.setdefault((verdict.row.title, str(verdict.target)), {})
-        cells[verdict.side] = f"{_exact(verdict.value)} {word}"
+        cells[verdict.side] = f"{exact(verdict.value)} {word}"
     for (title, target), cells in groups.items():
         lines.append(_line([title, target, *(cells.get(name, "–") for name in names)]))
     return "\n".join(lines) + "\n"
@@ -63,7 +63,7 @@ def _cell(samples: Sequence[Sample | Reading] | None) -> str:
     first = samples[0]
     medians = {name: statistics.median(sample.values[name] for sample in samples) for name in first.values}
     if not isinstance(first, Sample):
-        return ", ".join(f"{_exact(value)} {name}" for name, value in medians.items())
+        return ", ".join(f"{exact(value)} {name}" for name, value in medians.items())
     per_second = medians[RATE]
     megabytes = per_second * first.size / first.count / 1e6
     return f"{_short(megabytes)} MB/s ({_short(per_second)}/s)" if megabytes else f"{_short(per_second)}/s"
@@ -73,7 +73,8 @@ def _short(number: float) -> str:
     return f"{number:,.{0 if number >= 100 else 1}f}"
 
 
-def _exact(number: float) -> str:
+def exact(number: float) -> str:
+    """Return a figure for people, with decimals only where they count."""
     return f"{number:,.{0 if number >= 100 or number == int(number) else 1 if number >= 10 else 2}f}"
 
 

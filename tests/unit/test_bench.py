@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -318,6 +319,8 @@ def test_the_table_shows_medians_and_ratios() -> None:
     picture = ElementTree.fromstring(chart.chart(judged))
     assert sum(element.get("fill") == "#c62828" for element in picture) == 2
     assert sum(element.get("fill") == "#2e7d32" for element in picture) == 1
+    large_figure = chart.chart([replace(judged[0], value=2003.4)])
+    assert "2,003  AngioVault" in large_figure
 
 
 def test_limits_are_judged_by_the_quantity_itself() -> None:
