@@ -186,7 +186,8 @@ class ReceiveIntoLarge(LargeRow):
                             seconds[is_large] = send(server.peer, study.paths).seconds
                             require_found(server.peer, studies)
                     finally:
-                        base.forget_received(workshop.fresh("received"))
+                        if is_large:
+                            base.forget_received(workshop.fresh("received"))
                 rates = {is_large: len(study.paths) / taken for is_large, taken in seconds.items()}
                 samples[side.name].append(Reading({"a second": rates[True], OF_EMPTY: rates[True] / rates[False]}))
                 say(self.name, turn, repeat, side, samples[side.name][-1])
@@ -253,6 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sides, bases, destination = _open_bases(stack, cache, folder, engines, args.studies)
         workshop = Workshop(REPOSITORY / "build" / "bench", folder, destination)
         workshop.cache.mkdir(parents=True, exist_ok=True)
+        for base in bases.values():  # what a run that was cut off has left
+            base.forget_received(workshop.fresh("received"))
         rows = choose(plan(bases), args.rows)
         results = [(row, row.measure(sides, args.repeat, workshop)) for row in rows]
         what = f"{args.studies:,} studies, {args.studies * large_data.SERIES * large_data.IMAGES:,} instances"
@@ -285,8 +288,7 @@ def _open_bases(
             empty = BenchMariaDB()
             stack.callback(empty.remove)
             empty.start()
-        base = bases[SQLITE if engine == "sqlite" else MARIADB] = Base(large, few, *servers)
-        base.forget_received(Path(tempfile.mkdtemp(prefix="received.", dir=folder)))
+        bases[SQLITE if engine == "sqlite" else MARIADB] = Base(large, few, *servers)
     return ours(empty, destination.peer, engines), bases, destination
 
 
