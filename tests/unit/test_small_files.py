@@ -16,6 +16,7 @@ from angiovault.archive.exchange.small_files import LARGEST, Order, remove, writ
 from angiovault.archive.exchange.taking_over import Removal, remove_sources, state_of
 from angiovault.archive.incoming import now, sealed
 from harness import part10
+from harness.memory import pages_in_memory, require_forgetting
 from harness.waiting import wait_until
 
 CT = Path(str(get_testdata_file("CT_small.dcm")))
@@ -48,6 +49,12 @@ def test_what_is_written_is_sealed_and_has_the_same_data_set(folder: Path) -> No
     assert written.size == (folder / "a").stat().st_size - meta.offset
     assert written.state == state_of(CT.stat())
     assert written.place.startswith("2004/2004-01/2004-01-19_")
+
+
+def test_what_is_written_takes_no_memory(folder: Path, tmp_path: Path) -> None:
+    require_forgetting(tmp_path)
+    assert write_all([order(CT, folder / "a")]) != [None]
+    assert pages_in_memory(folder / "a") == 0
 
 
 def _no_dicom(path: Path) -> None:

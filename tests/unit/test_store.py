@@ -1,5 +1,6 @@
 """The instance files: in their place in one step or not at all, and never in the wrong folder."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 from angiovault.archive import durable, filemeta
 from angiovault.archive import incoming as incoming_module
 from angiovault.archive.store import NoRoom, NotMounted, StorageError, Store
+from harness.memory import pages_in_memory, require_forgetting
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -187,6 +189,21 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all(store: Store, monkeypa
         assert filemeta.read(file).digest == DIGEST
         assert file.read() == bytes(range(200))
     incoming.discard()
+
+
+def test_what_is_durable_takes_no_memory(store: Store, tmp_path: Path) -> None:
+    require_forgetting(tmp_path)
+    assert _receive(store, os.urandom(100_000))
+    assert pages_in_memory(store.path(PLACE)) == 0
+
+
+def test_a_file_system_that_knows_no_advice_is_none_the_worse(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    assert _receive(store, b"data set")
+    assert store.path(PLACE).read_bytes().endswith(b"data set")
 
 
 def test_a_place_that_is_taken_stays_as_it_is(store: Store) -> None:

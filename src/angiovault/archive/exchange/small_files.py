@@ -22,7 +22,7 @@ from angiovault.archive.durable import fsync_directory
 from angiovault.archive.exchange.import_sources import MEDIA_STORAGE_DIRECTORY
 from angiovault.archive.exchange.taking_over import State, state_of
 from angiovault.archive.header import DatasetScanner
-from angiovault.archive.incoming import begin_write_back, remove
+from angiovault.archive.incoming import begin_write_back, remove, sync_and_forget
 
 LARGEST: Final = 1 << 20
 """Bytes of a small file."""
@@ -90,7 +90,7 @@ def write_all(orders: Sequence[Order]) -> list[Written | None]:
     try:
         written = [_write(order, made) for order in orders]
         for descriptor in made.values():
-            os.fsync(descriptor)
+            sync_and_forget(descriptor)
         for folder in {Path(order.target).parent for order in orders if order.target in made}:
             fsync_directory(folder)
     except OSError:
