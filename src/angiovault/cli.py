@@ -12,10 +12,9 @@ from angiovault.archive.index import IndexUnavailable, SchemaTooNew, WrongArchiv
 from angiovault.archive.store import StorageError
 from angiovault.config import SETTINGS, add_flags, flag_values, load
 from angiovault.devices import DEVICE_SETTINGS
-from angiovault.dimse.endings import AssociationEnded
-from angiovault.dimse.scu import CannotAssociate
+from angiovault.dimse.endings import AssociationEnded, CannotAssociate
 from angiovault.inifile import ConfigError
-from angiovault.service import StartError
+from angiovault.opening import StartError
 
 _PLACE = tuple(row for row in SETTINGS if row.name in ("storage", "index"))
 _PROBLEMS = (

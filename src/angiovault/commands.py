@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from angiovault import logs, service, work
+from angiovault import logs, opening, work
 from angiovault.archive import refusals
 from angiovault.archive.archive import Archive
 from angiovault.archive.finding.selection import StoredInstance, versions
@@ -18,9 +18,11 @@ from angiovault.archive.store import StorageError
 from angiovault.archive.summary import summary
 from angiovault.config import Config, config_path, flag_values, load
 from angiovault.devices import DEVICE_SETTINGS, Device, DeviceBook
-from angiovault.dimse import scu
 from angiovault.kinds import read_ae_title
 from angiovault.progress import Progress
+
+if TYPE_CHECKING:
+    from angiovault.dimse.scu import Destination
 
 PARTLY = 3
 """Exit code when some of the work could not be done."""
@@ -42,13 +44,15 @@ def _devices(args: argparse.Namespace) -> DeviceBook:
 
 def serve(args: argparse.Namespace) -> int:
     """Run the archive."""
+    from angiovault import service  # a command begins sooner without what only another one needs
+
     service.serve(_settings(args), config_path(args.config), lambda: load(args.config, flag_values(args)))
     return 0
 
 
 def import_files(args: argparse.Namespace) -> int:
     """Take in files."""
-    archive = service.open_archive(_settings(args), create=True)
+    archive = opening.open_archive(_settings(args), create=True)
     counts = work.Counts()
     with Progress("import") as progress:
         work.take_in(archive, args.paths, args.move, counts, progress)
@@ -64,8 +68,8 @@ def reindex(args: argparse.Namespace) -> int:
     """Rebuild the index."""
     config = _settings(args)
     if args.second_folder_is_lost:
-        service.archive_of(config).store.give_up_second()
-    archive = service.open_archive(config)
+        opening.archive_of(config).store.give_up_second()
+    archive = opening.open_archive(config)
     counts = work.Counts()
     with Progress("reindex") as progress:
         work.reindex(archive, counts, progress)
@@ -76,7 +80,7 @@ def reindex(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Check every stored file."""
-    archive = service.archive_of(_settings(args))
+    archive = opening.archive_of(_settings(args))
     archive.store.open()
     counts = work.Counts()
     with Progress("verify") as progress:
@@ -89,7 +93,7 @@ def verify(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     """Show whether the archive is well."""
     config = _settings(args)
-    found = summary(service.archive_of(config), service.is_running)
+    found = summary(opening.archive_of(config), opening.is_running)
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
@@ -150,20 +154,25 @@ def _folder_lines(folders: list[dict[str, Any]]) -> list[str]:
     return [f"             {folder['path']}: {folder['free_bytes'] / 1e9:.1f} GB" for folder in folders]
 
 
-def _destination(args: argparse.Namespace, text: str) -> scu.Destination:
+def _destination(args: argparse.Namespace, text: str) -> Destination:
+    from angiovault.dimse.scu import Destination  # see serve
+
     match = re.fullmatch(r"(.+)@(\[[0-9a-fA-F:.]+\]|[^@:]+):([0-9]{1,5})", text)
     if match:
-        return scu.Destination(read_ae_title(match[1]), match[2].strip("[]"), int(match[3]))
+        return Destination(read_ae_title(match[1]), match[2].strip("[]"), int(match[3]))
     device = _devices(args).by_name(text)
     if device is None:
         raise CommandError(f"{text!r} is no configured device and not of the form AET@HOST:PORT")
-    return scu.Destination.of(device)
+    return Destination.of(device)
 
 
 def echo(args: argparse.Namespace) -> int:
     """Ask a device whether it is there."""
+    from angiovault import sending  # see serve
+    from angiovault.dimse import scu
+
     destination = _destination(args, args.device)
-    scu.echo(destination, work.limits_of(_settings(args)))
+    scu.echo(destination, sending.limits_of(_settings(args)))
     print(f"{destination} is there")
     return 0
 
@@ -177,22 +186,24 @@ def _find(archive: Archive, uids: list[str]) -> list[StoredInstance]:
 
 def send(args: argparse.Namespace) -> int:
     """Send instances to a device."""
+    from angiovault import sending  # see serve
+
     config = _settings(args)
     destination = _destination(args, args.device)
-    archive = service.open_archive(config)
+    archive = opening.open_archive(config)
     wanted = _find(archive, args.uids)
     counts = work.Counts()
     with Progress("send", len(wanted)) as progress:
-        work.send(archive, _devices(args), config, destination, wanted, counts, progress)
+        sending.send(archive, _devices(args), config, destination, wanted, counts, progress)
     print(f"{counts['sent']} of {len(wanted)} instances sent to {destination}")
     return _exit_code(counts)
 
 
 def export(args: argparse.Namespace) -> int:
     """Copy instances out as files."""
-    from angiovault.archive.exchange import exporting  # `serve` starts faster without what only one command needs
+    from angiovault.archive.exchange import exporting  # see serve
 
-    archive = service.open_archive(_settings(args))
+    archive = opening.open_archive(_settings(args))
     failed = 0
     try:
         with Progress("export") as progress:
@@ -209,7 +220,7 @@ def export(args: argparse.Namespace) -> int:
 
 def conflicts(args: argparse.Namespace) -> int:
     """List conflicts, or choose the current version of an instance."""
-    archive = service.open_archive(_settings(args))
+    archive = opening.open_archive(_settings(args))
     index = archive.ready_index()
     if args.choose:
         uid, _, content = args.choose.partition("=")
@@ -235,7 +246,7 @@ def device_list(args: argparse.Namespace) -> int:
         may = " ".join(sorted(device.allow)) or "nothing"
         print(f"{device.name}: {device.ae_title} at {where}; may {may}; character set {device.character_set}")
     try:
-        archive = service.open_archive(config)
+        archive = opening.open_archive(config)
         refused = refusals.listed(archive.ready_index())
     except (StorageError, IndexUnavailable):
         return 0  # the devices are in the configuration; who knocked is known only where there is an archive
@@ -264,18 +275,19 @@ def device_remove(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Make phantom studies and send them through the network door."""
-    from angiovault import demonstration  # see export
+    from angiovault import demonstration, sending  # see serve
+    from angiovault.dimse.scu import Destination
 
     config = _settings(args)
     host = "127.0.0.1" if config.bind in ("0.0.0.0", "::") else config.bind  # noqa: S104
-    to = _destination(args, args.to) if args.to else scu.Destination(config.ae_title, host, config.port)
-    demonstration.run(to, work.limits_of(config), args.seed)
+    to = _destination(args, args.to) if args.to else Destination(config.ae_title, host, config.port)
+    demonstration.run(to, sending.limits_of(config), args.seed)
     return 0
 
 
 def panel(args: argparse.Namespace) -> int:
     """Serve the settings panel."""
-    from angiovault.panel import serving  # see export
+    from angiovault.panel import serving  # see serve
     from angiovault.panel.place import Place
 
     logs.set_up()

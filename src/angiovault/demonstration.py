@@ -6,8 +6,8 @@ from pydicom import Dataset
 
 from angiovault import phantom
 from angiovault.dimse import messages, sop_classes
+from angiovault.dimse.endings import CannotAssociate
 from angiovault.dimse.scu import (
-    CannotAssociate,
     Destination,
     Limits,
     associate,

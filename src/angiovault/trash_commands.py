@@ -6,7 +6,7 @@ import argparse
 import getpass
 import os
 
-from angiovault import logs, service
+from angiovault import logs, opening
 from angiovault.archive import removing
 from angiovault.archive.archive import Archive
 from angiovault.archive.trash import NoSuchStudy, StudyChanged, Trash
@@ -18,7 +18,7 @@ from angiovault.config import Config
 def _archive(args: argparse.Namespace) -> Archive:
     config: Config = args.settings
     logs.set_up(config.log_level, config.log_file)
-    return service.open_archive(config)
+    return opening.open_archive(config)
 
 
 def _user() -> str:

@@ -1,4 +1,4 @@
-"""Long work, the same for the commands and for the jobs: taking in, verifying, rebuilding the index, sending.
+"""Long work, the same for commands and jobs: taking in, verifying, rebuilding the index. Sending is in `sending`.
 
 Each function counts in `counts` what became of the items, and tells a `Report` how far it is. A report may end the work
 by raising: nothing is lost then, and the work can be done again.
@@ -6,23 +6,16 @@ by raising: nothing is lost then, and the work can be done again.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from angiovault.archive import reindexing, verifying
 from angiovault.archive.archive import Archive
-from angiovault.archive.conversion.converter import Converter
 from angiovault.archive.finding.selection import StoredInstance
 from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import as_storage_error
-from angiovault.config import Config
-from angiovault.devices import DeviceBook
-from angiovault.dimse import retrieve
-from angiovault.dimse.scu import Destination, Limits
 
 Counts = Counter[str]
 """What became of how many items; `PROBLEMS` are those that somebody should look at."""
@@ -44,11 +37,6 @@ class Report(Protocol):
 
     def say(self, text: str) -> None:
         """Tell people about a problem."""
-
-
-def limits_of(config: Config) -> Limits:
-    """Return what we announce when we call a device, and how long we wait for it."""
-    return Limits(config.ae_title, config.max_pdu, config.network_timeout)
 
 
 def take_in(archive: Archive, paths: Sequence[Path], move: bool, counts: Counts, report: Report) -> None:
@@ -155,49 +143,8 @@ def _open_index(archive: Archive) -> str:
     return ""
 
 
-@dataclass
-class _Sendings(retrieve.Progress):
-    """The counts of a retrieval that also tell what was counted last."""
-
-    last: tuple[str, bool] = ("", False)
-    """SOP Instance UID, and whether it failed."""
-
-    def count(self, sop_instance_uid: str, failed: bool, warning: bool = False) -> None:
-        super().count(sop_instance_uid, failed, warning)
-        self.last = sop_instance_uid, failed
-
-
 def find(archive: Archive, uids: Iterable[str]) -> list[StoredInstance]:
     """Return the current instances that UIDs mean, see `exporting.find`."""
     from angiovault.archive.exchange import exporting  # see take_in
 
     return exporting.find(archive, uids)
-
-
-def send(
-    archive: Archive,
-    devices: DeviceBook,
-    config: Config,
-    destination: Destination,
-    wanted: Sequence[StoredInstance],
-    counts: Counts,
-    report: Report,
-    sent: Callable[[StoredInstance], None] = lambda _instance: None,
-) -> None:
-    """Send instances to a device; `sent` is told of each that the device has taken.
-
-    What does not arrive is counted and said, and no reason to raise.
-    """
-    by_uid = {instance.sop_instance_uid: instance for instance in wanted}
-    tally = _Sendings(len(wanted))
-    with Converter(archive.store.private / "incoming") as converter:
-        services = retrieve.Services(archive, devices, converter, limits_of(config))
-        with contextlib.closing(retrieve.send(destination, wanted, services, tally, {})) as problems:
-            for problem in problems:
-                uid, failed = tally.last
-                counts[FAILED if failed else "sent"] += 1
-                if problem:
-                    report.say(problem)
-                if not failed:
-                    sent(by_uid[uid])
-                report.advance(1, 0 if failed else by_uid[uid].size)

@@ -11,7 +11,7 @@ import pytest
 from angiovault import jsonfile
 from angiovault.archive import commitments
 from angiovault.config import load
-from angiovault.service import open_archive
+from angiovault.opening import open_archive
 from browser.chromium import ENTER, Chromium
 from browser.test_panel_person import FAINT, SETTINGS, SHOTS, UNNAMED, go_to, type_into
 from harness.dcmtk import Peer, StoreSCP, findscu

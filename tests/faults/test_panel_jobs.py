@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from angiovault.config import load
+from angiovault.opening import open_archive
 from angiovault.panel.place import Place
-from angiovault.service import open_archive
 from harness.dcmtk import findscu
 from harness.jobs import files, look, start, stored, wait_for
 from harness.panel import Client

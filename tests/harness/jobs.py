@@ -5,7 +5,7 @@ from typing import Any
 
 from angiovault.archive.finding.selection import Selection, instances
 from angiovault.config import load
-from angiovault.service import open_archive
+from angiovault.opening import open_archive
 from harness.instances import instance, write
 from harness.panel import Client
 from harness.waiting import wait_until

@@ -10,8 +10,8 @@ from pydicom.uid import CTImageStorage
 
 from angiovault.config import load
 from angiovault.devices import Device, DeviceBook
+from angiovault.opening import open_archive
 from angiovault.panel.place import Place
-from angiovault.service import open_archive
 from harness.dcmtk import Peer, StoreSCP
 from harness.instances import instance, write
 from harness.jobs import files, look, start, wait_for, wait_for_progress

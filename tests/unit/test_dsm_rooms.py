@@ -29,6 +29,13 @@ def test_serving_loads_nothing_of_synology() -> None:
     assert not [name for name in _loaded("import angiovault.cli") if name.startswith("angiovault.dsm")]
 
 
+@pytest.mark.parametrize("module", ["cli", "panel.context"])
+def test_a_command_loads_nothing_of_the_network(module: str) -> None:
+    loaded = _loaded(f"import angiovault.{module}")
+    for name in ("pynetdicom", "angiovault.service", "angiovault.dimse.wire"):
+        assert name not in loaded
+
+
 def test_the_supervisor_loads_nothing_of_the_archive() -> None:
     loaded = _loaded("import angiovault.__main__, angiovault.dsm.commands")
     assert "angiovault.dsm.supervisor" in loaded

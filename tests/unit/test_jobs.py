@@ -16,9 +16,9 @@ from angiovault.config import load
 from angiovault.jobs import book
 from angiovault.jobs.book import Book, Job, NoSuchJob
 from angiovault.jobs.line import has_room
+from angiovault.opening import open_archive
 from angiovault.panel.place import Place
 from angiovault.processes import identity, pid_of
-from angiovault.service import open_archive
 from harness import jobs
 from harness.jobs import files, look, start, stored, wait_for, wait_for_progress
 from harness.panel import Client

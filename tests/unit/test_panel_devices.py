@@ -15,9 +15,9 @@ from angiovault.config import load
 from angiovault.devices import Device, DeviceBook
 from angiovault.dimse.negotiation import encode_reject
 from angiovault.inifile import ConfigError
+from angiovault.opening import archive_of
 from angiovault.panel.place import Place
 from angiovault.reasons import Reason
-from angiovault.service import archive_of
 from harness.panel import Client
 from harness.processes import free_port
 

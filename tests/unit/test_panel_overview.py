@@ -14,10 +14,10 @@ from angiovault.config import load
 from angiovault.dsm import running
 from angiovault.dsm.paths import Nas
 from angiovault.indexurl import IndexURL
+from angiovault.opening import archive_of, only_one
 from angiovault.panel import network
 from angiovault.panel.arrivals import DAYS, arrivals
 from angiovault.panel.place import Place
-from angiovault.service import archive_of, only_one
 from harness.panel import Client
 
 

@@ -12,11 +12,11 @@ from angiovault.config import SETTINGS, load
 from angiovault.devices import DEVICE_SETTINGS
 from angiovault.indexurl import IndexURL
 from angiovault.inifile import ConfigError
+from angiovault.opening import archive_of
 from angiovault.panel import folders, network
 from angiovault.panel.place import Place
 from angiovault.panel.rules import rules_of
 from angiovault.panel.settings_form import FIELDS
-from angiovault.service import archive_of
 from harness.mariadb import MariaDB
 from harness.panel import Client
 from harness.processes import free_port

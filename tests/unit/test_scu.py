@@ -14,11 +14,11 @@ from angiovault.archive.finding.matching import Key
 from angiovault.archive.finding.selection import Selection
 from angiovault.devices import Device
 from angiovault.dimse import messages, scu
-from angiovault.dimse.endings import AssociationEnded, ProtocolError, TimedOut
+from angiovault.dimse.endings import AssociationEnded, CannotAssociate, ProtocolError, TimedOut
 from angiovault.dimse.negotiation import ProposedContext
 from angiovault.dimse.query import Identifier, IdentifierError
 from angiovault.dimse.retrieve import Progress, encode_failed_list, selection_of
-from angiovault.dimse.scu import CannotAssociate, Destination, Limits, storage_contexts
+from angiovault.dimse.scu import Destination, Limits, storage_contexts
 from harness.processes import free_port
 from harness.upper_layer import (
     ABORT,

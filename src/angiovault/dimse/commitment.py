@@ -28,10 +28,10 @@ from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.association import Association
-from angiovault.dimse.endings import AssociationEnded
+from angiovault.dimse.endings import AssociationEnded, CannotAssociate
 from angiovault.dimse.messages import Message
 from angiovault.dimse.negotiation import Context, ProposedContext
-from angiovault.dimse.scu import CannotAssociate, Destination, Limits, associate, response_status
+from angiovault.dimse.scu import Destination, Limits, associate, response_status
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""How associations end: one exception for each way, raised out of every read and write on the connection."""
+"""How associations end, or fail to begin: one exception for each way."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ TIMED_OUT: Final = "timed-out"
 PROTOCOL: Final = "protocol"
 FAILED: Final = "failed"
 REJECTED: Final = "rejected"
+
+
+class CannotAssociate(Exception):
+    """No association with the device; the text says why and what to check."""
 
 
 class AssociationEnded(Exception):

@@ -17,12 +17,11 @@ from angiovault.archive.store import StorageError
 from angiovault.devices import DeviceBook
 from angiovault.dimse import messages, sop_classes
 from angiovault.dimse.association import Association
-from angiovault.dimse.endings import AssociationEnded, ProtocolError
+from angiovault.dimse.endings import AssociationEnded, CannotAssociate, ProtocolError
 from angiovault.dimse.messages import Message
 from angiovault.dimse.negotiation import Context, ProposedContext
 from angiovault.dimse.query import Identifier, IdentifierError, read_identifier
 from angiovault.dimse.scu import (
-    CannotAssociate,
     Destination,
     Limits,
     associate,

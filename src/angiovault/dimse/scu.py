@@ -13,7 +13,7 @@ from typing import Final
 from angiovault.devices import Device
 from angiovault.dimse import messages, negotiation, sop_classes
 from angiovault.dimse.association import Association
-from angiovault.dimse.endings import Aborted, AssociationEnded, ProtocolError, TimedOut
+from angiovault.dimse.endings import Aborted, AssociationEnded, CannotAssociate, ProtocolError, TimedOut
 from angiovault.dimse.negotiation import MOST_CONTEXTS, ProposedContext, Rejected
 from angiovault.dimse.wire import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, SMALLEST_PEER_PDU, Wire
 
@@ -23,10 +23,6 @@ _RELEASE_TIMEOUT: Final = 10.0
 _HIGHEST_PORT: Final = 65535
 _BY_SERVICE_USER: Final = 0
 """Source of an A-ABORT that the application, not the protocol, asks for (PS3.8 9.3.8)."""
-
-
-class CannotAssociate(Exception):
-    """No association with the device; the text says why and what to check."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from angiovault.dsm import database, mariadb, running, settings, shares
 from angiovault.dsm.paths import Nas
 from angiovault.dsm.shares import Place
 from angiovault.dsm.texts import Problem, Text
-from angiovault.service import open_archive
+from angiovault.opening import open_archive
 
 Say = Callable[[Text], None]
 

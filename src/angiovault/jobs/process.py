@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from angiovault import logs, service, work
+from angiovault import logs, opening, sending, work
 from angiovault.archive.exchange.exporting import NothingFound
 from angiovault.archive.finding.selection import StoredInstance
 from angiovault.archive.incoming import now
@@ -24,7 +24,8 @@ from angiovault.archive.index import IndexUnavailable
 from angiovault.archive.store import StorageError
 from angiovault.config import Config, load
 from angiovault.devices import DeviceBook
-from angiovault.dimse.scu import CannotAssociate, Destination
+from angiovault.dimse.endings import CannotAssociate
+from angiovault.dimse.scu import Destination
 from angiovault.inifile import ConfigError
 from angiovault.jobs import book
 from angiovault.jobs.book import Book, Job
@@ -146,16 +147,16 @@ def _import(job: Job, config: Config, tracker: Tracker) -> None:
     path = Path(job.parameters["path"])
     if path.resolve() != path:  # it was looked at when the job was asked for, and others can write where it lies
         raise StorageError(f"{path} is not the folder any more that was chosen: there is a link on the way to it")
-    archive = service.open_archive(config)
+    archive = opening.open_archive(config)
     work.take_in(archive, [path], job.parameters["move"], tracker.counts, tracker)
 
 
 def _reindex(_job: Job, config: Config, tracker: Tracker) -> None:
-    work.reindex(service.open_archive(config), tracker.counts, tracker)
+    work.reindex(opening.open_archive(config), tracker.counts, tracker)
 
 
 def _verify(job: Job, config: Config, tracker: Tracker) -> None:
-    archive = service.archive_of(config)
+    archive = opening.archive_of(config)
     archive.store.open()
     if job.checkpoint and not archive.store.path(PurePosixPath(job.checkpoint)).exists():
         job.begin_anew()
@@ -176,7 +177,7 @@ def _send(job: Job, config: Config, tracker: Tracker, settings: Path, sent_file:
     device = devices.by_name(job.parameters["device"])
     if device is None:
         raise ConfigError(f"there is no device {job.parameters['device']!r} any more")
-    archive = service.open_archive(config)
+    archive = opening.open_archive(config)
     wanted = work.find(archive, job.parameters["uids"])
     with sent_file.open("a+", encoding="ascii") as file:
         file.seek(0)
@@ -193,7 +194,7 @@ def _send(job: Job, config: Config, tracker: Tracker, settings: Path, sent_file:
                 file.flush()
 
         with stop.at_once():
-            work.send(archive, devices, config, Destination.of(device), left, tracker.counts, tracker, sent)
+            sending.send(archive, devices, config, Destination.of(device), left, tracker.counts, tracker, sent)
 
 
 def outcome(job: Job) -> str:
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str]) -> int:
     stop.listen()
     try:
         config = load(settings) if settings.exists() else Config()
-        jobs = Book(service.store_of(config))
+        jobs = Book(opening.store_of(config))
         job = jobs.read(number)
         if job.state != book.RUNNING or job.process != identity(os.getpid()):
             log.error("job %s is not for this process to do", number)

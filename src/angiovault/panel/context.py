@@ -10,9 +10,9 @@ from angiovault.config import Config
 from angiovault.devices import DeviceBook
 from angiovault.jobs.book import Book
 from angiovault.jobs.line import Line
+from angiovault.opening import archive_of, store_of
 from angiovault.panel.place import Place
 from angiovault.panel.tasks import Tasks
-from angiovault.service import archive_of, store_of
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 
 from angiovault.dimse import scu
-from angiovault.dimse.endings import AssociationEnded, TimedOut
+from angiovault.dimse.endings import AssociationEnded, CannotAssociate, TimedOut
 from angiovault.dimse.negotiation import Rejected
 from angiovault.panel.web import Message, said
 
@@ -23,7 +23,7 @@ def echo(destination: scu.Destination, ae_title: str) -> dict[str, Any]:
     began = time.monotonic()
     try:
         scu.echo(destination, scu.Limits(ae_title, network_timeout=_SECONDS))
-    except (scu.CannotAssociate, AssociationEnded) as error:
+    except (CannotAssociate, AssociationEnded) as error:
         return {"ok": False, "message": _in_words(destination, ae_title, error), "detail": str(error)}
     took = round(1000 * (time.monotonic() - began))
     return {"ok": True, "message": said("echo.ok", ae_title=destination.ae_title, ms=took), "detail": ""}
