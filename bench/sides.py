@@ -121,21 +121,25 @@ DCMQRSCP_STUDIES = 500
 
 
 class SinkServer(Server):
-    """`bench/sink.py` in a process of its own; what it takes is kept in `folder`, or forgotten if not `keeping`."""
+    """`bench/sink.py` in a process of its own; what it takes is kept in `folder`, or forgotten if not `keeping`.
+
+    It is kept with its digest if `hashing`.
+    """
 
     clean_exits = (-signal.SIGTERM,)
 
-    def __init__(self, folder: Path, keeping: bool = True) -> None:
+    def __init__(self, folder: Path, keeping: bool = True, hashing: bool = False) -> None:
         super().__init__()
         self.folder = folder
         self.keeping = keeping
+        self.hashing = hashing
         self.peer = Peer("127.0.0.1", 0, "SINK")
 
     def start(self) -> Self:
         storage = self.folder / "storage"
         storage.mkdir()
         self._background = Background(
-            [sys.executable, sink.__file__, *([storage] if self.keeping else [])],
+            [sys.executable, sink.__file__, *([storage] if self.keeping else []), *["--sha256"] * self.hashing],
             log=self.folder / "sink.log",
             stdout=self.folder / "sink.stdout",
         )
@@ -178,7 +182,7 @@ def ours(mariadb: MariaDB | None, destination: Peer, indexes: Sequence[str]) -> 
 
 
 def peers(destination: Peer) -> list[Side]:
-    """List the other archives, and the sink; `destination` is where they may move instances to."""
+    """List the other archives and the two sinks; `destination` is where they may move instances to."""
     settings: Mapping[str, object] = {"MaximumPduLength": MAX_PDU, "SyncStorageArea": True}
     orthanc = _version("Orthanc", r"Orthanc (\S+)")
     dcmtk = _version("storescu", r"v(\d\S+)")
@@ -196,6 +200,7 @@ def peers(destination: Peer) -> list[Side]:
             most_studies=DCMQRSCP_STUDIES,
         ),
         Side("sink", "bench/sink.py, no index", SinkServer, answers_queries=False),
+        Side("sink, SHA-256", "the sink, with digests", partial(SinkServer, hashing=True), answers_queries=False),
     ]
 
 

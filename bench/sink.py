@@ -3,11 +3,14 @@
 It has no index, looks into no data set and keeps no head of a file: the pace of its machine, its disk and its sender.
 It trusts its peer, which runs on the same machine. One process serves one association with blocking reads.
 
-    python bench/sink.py FOLDER     listens on a free port of 127.0.0.1, which it prints
-    python bench/sink.py            the same, and forgets what comes: the receiver of a C-MOVE. For each association
-                                    it prints how many instances it took, and the bytes of their data sets.
+    python bench/sink.py FOLDER             listens on a free port of 127.0.0.1, which it prints
+    python bench/sink.py FOLDER --sha256    the same, and each file ends with the SHA-256 of its data set: what a
+                                            receiver has to do at least that promises to notice each changed bit
+    python bench/sink.py                    forgets what comes: the receiver of a C-MOVE. For each association it
+                                            prints how many instances it took, and the bytes of their data sets
 """
 
+import hashlib
 import os
 import socket
 import socketserver
@@ -106,6 +109,23 @@ class Association(socketserver.BaseRequestHandler):
         self._file = -1
 
 
+class Hashing(Association):
+    """An association whose files end with the digest of their data set."""
+
+    def setup(self) -> None:
+        super().setup()
+        self._hash = hashlib.sha256()
+
+    def _keep(self, part: memoryview) -> None:
+        self._hash.update(part)
+        super()._keep(part)
+
+    def _finish(self) -> None:
+        os.write(self._file, self._hash.digest())
+        self._hash = hashlib.sha256()
+        super()._finish()
+
+
 class Discarding(Association):
     """An association whose data sets are counted and forgotten."""
 
@@ -150,9 +170,9 @@ def fragments(connection: socket.socket, left: int) -> Iterator[tuple[bytes, int
 class Sink(socketserver.ForkingTCPServer):
     """Takes connections on 127.0.0.1 and keeps what comes in `folder`, or nothing without one."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, hashing: bool = False) -> None:
         self.folder = folder or Path()
-        super().__init__(("127.0.0.1", 0), Association if folder else Discarding)
+        super().__init__(("127.0.0.1", 0), Hashing if hashing else Association if folder else Discarding)
 
 
 def items(encoded: bytes) -> list[tuple[int, bytes]]:
@@ -212,6 +232,6 @@ def success(command: bytes, context: int) -> bytes:
 
 
 if __name__ == "__main__":
-    with Sink(Path(sys.argv[1]) if len(sys.argv) > 1 else None) as sink:
+    with Sink(Path(sys.argv[1]) if len(sys.argv) > 1 else None, "--sha256" in sys.argv) as sink:
         print(sink.server_address[1], flush=True)
         sink.serve_forever()

@@ -1,6 +1,7 @@
 """The bench: its data, its sink, the order of its runs and its table; the peers themselves are not run here."""
 
 import fnmatch
+import hashlib
 import os
 import shutil
 import socketserver
@@ -96,6 +97,17 @@ def test_the_sink_keeps_every_data_set_byte_for_byte(tmp_path: Path) -> None:
     kept = sorted(path.read_bytes() for path in (folder / "storage").iterdir())
     sent = [encode(image, False, True) or b"" for image in [*images, images[0]]]
     assert kept == sorted(sent)
+
+
+def test_a_sink_may_keep_the_digest_of_each_data_set(tmp_path: Path) -> None:
+    images = _images(tmp_path / "data")
+    folder = tmp_path / "sink"
+    folder.mkdir()
+    with SinkServer(folder, hashing=True) as server:
+        _store(server.peer, images)
+    kept = sorted(path.read_bytes() for path in (folder / "storage").iterdir())
+    sent = [encode(image, False, True) or b"" for image in images]
+    assert kept == sorted(data_set + hashlib.sha256(data_set).digest() for data_set in sent)
 
 
 def test_a_sink_that_keeps_nothing_counts_what_came(tmp_path: Path) -> None:
