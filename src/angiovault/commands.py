@@ -168,11 +168,10 @@ def _destination(args: argparse.Namespace, text: str) -> Destination:
 
 def echo(args: argparse.Namespace) -> int:
     """Ask a device whether it is there."""
-    from angiovault import sending  # see serve
-    from angiovault.dimse import scu
+    from angiovault.dimse import scu  # see serve
 
     destination = _destination(args, args.device)
-    scu.echo(destination, sending.limits_of(_settings(args)))
+    scu.echo(destination, scu.Limits.of(_settings(args)))
     print(f"{destination} is there")
     return 0
 
@@ -275,13 +274,13 @@ def device_remove(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Make phantom studies and send them through the network door."""
-    from angiovault import demonstration, sending  # see serve
-    from angiovault.dimse.scu import Destination
+    from angiovault import demonstration  # see serve
+    from angiovault.dimse.scu import Destination, Limits
 
     config = _settings(args)
     host = "127.0.0.1" if config.bind in ("0.0.0.0", "::") else config.bind  # noqa: S104
     to = _destination(args, args.to) if args.to else Destination(config.ae_title, host, config.port)
-    demonstration.run(to, sending.limits_of(config), args.seed)
+    demonstration.run(to, Limits.of(config), args.seed)
     return 0
 
 

@@ -16,11 +16,6 @@ from angiovault.dimse.scu import Destination, Limits
 from angiovault.work import FAILED, Counts, Report
 
 
-def limits_of(config: Config) -> Limits:
-    """Return what we announce when we call a device, and how long we wait for it."""
-    return Limits(config.ae_title, config.max_pdu, config.network_timeout)
-
-
 @dataclass
 class _Sendings(retrieve.Progress):
     """The counts of a retrieval that also tell what was counted last."""
@@ -50,7 +45,7 @@ def send(
     by_uid = {instance.sop_instance_uid: instance for instance in wanted}
     tally = _Sendings(len(wanted))
     with Converter(archive.store.private / "incoming") as converter:
-        services = retrieve.Services(archive, devices, converter, limits_of(config))
+        services = retrieve.Services(archive, devices, converter, Limits.of(config))
         with contextlib.closing(retrieve.send(destination, wanted, services, tally, {})) as problems:
             for problem in problems:
                 uid, failed = tally.last

@@ -219,8 +219,7 @@ class Service:
 
     def _handlers(self, config: Config) -> dict[int, Handler]:
         archive, ae_title = self._archive, config.ae_title
-        limits = Limits(ae_title, config.max_pdu, config.network_timeout)
-        services = retrieve.Services(archive, self._devices, self._converter, limits)
+        services = retrieve.Services(archive, self._devices, self._converter, Limits.of(config))
 
         def on_find(association: Association, message: Message) -> None:
             query.answer(association, message, archive, ae_title)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from angiovault.config import Config
 from angiovault.devices import Device
 from angiovault.dimse import messages, negotiation, sop_classes
 from angiovault.dimse.association import Association
@@ -58,6 +59,11 @@ class Limits:
     ae_title: str
     max_pdu: int = 131072
     network_timeout: float = 60.0
+
+    @classmethod
+    def of(cls, config: Config) -> Limits:
+        """Return those of the settings."""
+        return cls(config.ae_title, config.max_pdu, config.network_timeout)
 
     @property
     def response_timeout(self) -> float:
