@@ -10,11 +10,11 @@ from angiovault.archive import blocks
 from angiovault.archive.blocks import Blocks
 
 
-@pytest.fixture(params=[-1, 0, 1], ids=["busy", "no core idle", "one core idle"])
-def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many cores have nothing to do."""
-    monkeypatch.setattr(blocks, "_idle_cores", lambda: request.param)
-    return int(request.param)
+@pytest.fixture(params=[False, True], ids=["a core for each", "threads wait"])
+def busy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether threads wait for a core."""
+    monkeypatch.setattr(blocks, "_threads_wait", lambda: request.param)
+    return bool(request.param)
 
 
 def put(target: Blocks, data: bytes, step: int) -> None:
@@ -30,7 +30,7 @@ def put(target: Blocks, data: bytes, step: int) -> None:
 
 @pytest.mark.parametrize("step", [997, 131_066, 1 << 20])
 @pytest.mark.parametrize("size", [0, 1, 35_000, 527_000, 720_896, 3_000_000, 17_654_321])
-def test_what_is_passed_on_and_hashed_is_what_was_filled_in(cores: int, size: int, step: int) -> None:
+def test_what_is_passed_on_and_hashed_is_what_was_filled_in(busy: bool, size: int, step: int) -> None:
     data = os.urandom(size)
     got = bytearray()
     early: list[bool] = []
@@ -44,24 +44,24 @@ def test_what_is_passed_on_and_hashed_is_what_was_filled_in(cores: int, size: in
     assert made.finish() == hashlib.sha256(data).hexdigest()
     made.close()
     assert got == data
-    if size == 527_000:  # one block of middling size is begun early only if that costs nobody anything
-        assert early == [cores > 0]
-    if size > 3_000_000:
-        assert early[-1]
+    if size <= 35_000:  # the sync follows at once
+        assert not any(early)
+    else:
+        assert all(early)
 
 
-def test_a_big_data_set_is_hashed_beside_unless_threads_wait(cores: int) -> None:
+def test_a_big_data_set_is_hashed_beside_unless_threads_wait(busy: bool) -> None:
     names: set[str] = set()
     made = Blocks(lambda _part, _early: names.update(thread.name for thread in threading.enumerate()))
     put(made, bytes(10_000_000), 1 << 20)
     made.finish()
     made.close()
-    assert ("hashing" in names) == (cores >= 0)
+    assert ("hashing" in names) == (not busy)
     assert "hashing" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("at", [1, 5, 12])
-def test_an_error_comes_out_and_leaves_no_thread(cores: int, at: int) -> None:
+def test_an_error_comes_out_and_leaves_no_thread(busy: bool, at: int) -> None:
     passed = 0
 
     def pass_on(_part: memoryview, _early: bool) -> None:
@@ -77,7 +77,7 @@ def test_an_error_comes_out_and_leaves_no_thread(cores: int, at: int) -> None:
     assert "hashing" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_no_two_data_sets_share_memory(cores: int) -> None:
+def test_no_two_data_sets_share_memory(busy: bool) -> None:
     """Blocks are used again: many at once, and given up at any time, must not see each other's bytes."""
 
     def one(number: int, wrong: list[int]) -> None:
@@ -103,13 +103,14 @@ def test_no_two_data_sets_share_memory(cores: int) -> None:
 
 
 @pytest.mark.parametrize("fault", [OSError, None])
-def test_idle_cores_are_counted_or_none(monkeypatch: pytest.MonkeyPatch, fault: type[OSError] | None) -> None:
+def test_threads_are_counted_or_none(monkeypatch: pytest.MonkeyPatch, fault: type[OSError] | None) -> None:
     if fault is not None:
 
         def no_such_file() -> int:
             raise fault
 
         monkeypatch.setattr(blocks, "_load", no_such_file)
-        assert blocks._idle_cores() == 0
+        assert not blocks._threads_wait()
     else:
-        assert blocks._idle_cores() < len(os.sched_getaffinity(0))
+        monkeypatch.setattr(blocks, "_CORES", 0)  # the one that asks runs
+        assert blocks._threads_wait()

@@ -18,7 +18,7 @@ _SIZE: Final = 704 << 10
 _LEAST_ROOM: Final = 128 << 10
 """Bytes; with less room a block is full, so that no piece of this size is ever split."""
 _MEDIUM: Final = 256 << 10
-"""Bytes from which on the disk begins to write an instance while it is hashed, if a core is idle."""
+"""Bytes from which on the disk begins to write a data set while it is hashed; the file's head comes after that."""
 _MOST_WAITING: Final = 2
 _CORES: Final = len(os.sched_getaffinity(0))
 _spare_blocks: Final[deque[memoryview]] = deque(maxlen=4)
@@ -44,7 +44,6 @@ class Blocks:
         self._block = _take()
         self._end = 0
         self._is_big = False
-        self._idle_cores: int | None = None
 
     def room(self) -> memoryview:
         """Return where the next bytes are to be put, at least one; valid until `filled`."""
@@ -55,17 +54,15 @@ class Blocks:
         """Take note of bytes that were put into the room."""
         self._end += count
         if _SIZE - self._end < _LEAST_ROOM:
-            self._is_big = True
+            if not self._is_big:
+                self._is_big = True
+                self._hasher = None if _threads_wait() else _Hasher(self._hash)
             self._finish_block()
 
     def _finish_block(self) -> None:
         part = self._block[: self._end]
-        if self._idle_cores is None:
-            self._idle_cores = _idle_cores() if self._end >= _MEDIUM else 0
-        self._pass_on(part, self._is_big or self._idle_cores > 0)
+        self._pass_on(part, self._is_big or self._end >= _MEDIUM)
         self._end = 0
-        if self._is_big and self._hasher is None and self._idle_cores >= 0:
-            self._hasher = _Hasher(self._hash)
         if self._hasher is None:
             self._hash.update(part)
         else:
@@ -94,12 +91,12 @@ class Blocks:
             hasher.finish()
 
 
-def _idle_cores() -> int:
-    """Return how many cores have nothing to do at this moment, less than 0 when threads wait for one."""
+def _threads_wait() -> bool:
+    """Return whether more threads want to run at this moment than there are cores, as far as that can be seen."""
     try:
-        return _CORES - int(os.pread(_load(), 64, 0).split()[3].partition(b"/")[0])
+        return int(os.pread(_load(), 64, 0).split()[3].partition(b"/")[0]) > _CORES
     except OSError:
-        return 0
+        return False
 
 
 @lru_cache(1)
