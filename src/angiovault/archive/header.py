@@ -200,12 +200,13 @@ class DatasetScanner:
         if not walk.opening:
             raise HeaderError(f"nothing of the data set can be read: {problem}" if problem else "the data set is empty")
         for tag in IDENTIFYING:
-            if fault := self._fault(header, tag):
+            if not is_uid(header.uid(tag)):
+                fault = self._fault(header, tag)
                 raise HeaderError("; ".join(filter(None, (f"{_described(tag)} {fault}", problem, self._suspicion()))))
         return header
 
     def _fault(self, header: Header, tag: int) -> str:
-        """Say what is wrong with an identifying UID."""
+        """Say what is wrong with what is no identifying UID."""
         if tag in self._walk.passed_over:
             return self._walk.passed_over[tag]
         if tag not in header.elements:
@@ -216,7 +217,7 @@ class DatasetScanner:
             return "is empty"
         if len(uid) > 64:
             return f"is no UID: {len(uid)} characters, more than 64"
-        return "" if is_uid(uid) else f"is no UID: {uid!a}"
+        return f"is no UID: {uid!a}"
 
     def _suspicion(self) -> str:
         """Name the usual reason why nothing can be read: the other VR encoding than the one declared."""

@@ -171,9 +171,10 @@ class Settler:
                 self._start()
 
     def _start(self) -> None:
-        if (self._thread is None or not self._thread.is_alive()) and not self._closing:
-            self._thread = threading.Thread(target=self._run, name="settling", daemon=True)
-            self._thread.start()
+        if self._thread is None and not self._closing:
+            thread = threading.Thread(target=self._run, name="settling", daemon=True)
+            thread.start()
+            self._thread = thread  # if there is one: the next instance tries again
 
     # ---- waiting for it
 
@@ -223,13 +224,20 @@ class Settler:
             thread = self._thread
         if thread is not None:
             thread.join(seconds)
-        if thread is None or not thread.is_alive():
-            with self._lock:
-                self._closing, self._thread = False, None  # it may be used again
+        with self._lock:
+            self._closing = self._thread is not None  # it may be used again
 
     # ---- the thread
 
     def _run(self) -> None:
+        try:
+            self._settle_all()
+        finally:
+            with self._lock:
+                self._thread = None
+
+    def _settle_all(self) -> None:
+        """Settle what comes, until nothing more will."""
         while batch := self._next():
             problem = None
             try:

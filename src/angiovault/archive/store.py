@@ -282,13 +282,15 @@ class Store:
             When it cannot.
         """
         folder, inside = self._folder_of(place)
+        if folder.is_ready(inside):
+            return
         with as_storage_error(f"cannot put an instance in {place.parent}"):
             for _ in range(_ATTEMPTS):
-                if folder.is_ready(inside):
-                    return
                 self.check_mounted()  # no folder may be made on the mount point of a volume that is gone
                 with contextlib.suppress(FileNotFoundError):  # a study is being deleted, and its folders with it
                     folder.make_folder(inside)
+                if folder.is_ready(inside):
+                    return
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def make_folder_again(self, place: PurePosixPath) -> None:
@@ -311,11 +313,11 @@ class Store:
         NotMounted, StorageError
             When it cannot be done.
         """
-        target = self.path(place)
+        folder, inside = self._folder_of(place)
         try:
-            os.link(temporary, target)
+            os.link(temporary, f"{folder.root}/{inside}")  # a Path would take as long as the call
         except FileExistsError:
-            return target.samefile(temporary)
+            return self.path(place).samefile(temporary)
         except FileNotFoundError:
             self.check_mounted()
             self.make_folder(place)
@@ -335,9 +337,9 @@ class Store:
 
     def sync(self, places: Iterable[PurePosixPath]) -> None:
         """Make durable what is in the folders of these places."""
-        for folder in {place.parent for place in places}:
-            with as_storage_error(f"cannot sync {folder}"):
-                fsync_directory(self.path(folder))
+        for place in {str(place).rpartition("/")[0]: place for place in places}.values():
+            with as_storage_error(f"cannot sync {place.parent}"):
+                fsync_directory(self.path(place).parent)
 
     def replace_damaged(self, temporary: Path, place: PurePosixPath) -> None:
         """Put a synced file in the place of a damaged one, which is kept beside it as ``….damaged``."""

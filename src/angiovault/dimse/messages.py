@@ -221,7 +221,7 @@ def response(
         STATUS: status,
         AFFECTED_SOP_CLASS_UID: sop_class or None,
         AFFECTED_SOP_INSTANCE_UID: sop_instance or None,
-        ERROR_COMMENT: _NOT_LO.sub("?", comment)[:64] or None,
+        ERROR_COMMENT: _NOT_LO.sub("?", comment)[:64] if comment else None,
     }
     if ACTION_TYPE_ID in request:
         elements[ACTION_TYPE_ID] = request.number(ACTION_TYPE_ID)
