@@ -49,7 +49,9 @@ _UNDEFINED: Final = 0xFFFFFFFF
 
 _VRS: Final = {vr.encode(): (vr, vr in LONG_FORM) for vr in LONG_FORM | _SHORT_FORM}
 _SHORT_ELEMENT: Final = struct.Struct("<HH2sH")
-_LONG_ELEMENT: Final = struct.Struct("<HH2sxxL")
+_START: Final = struct.Struct("<HH2s")
+_SHORT_LENGTH: Final = struct.Struct("<H")
+_PADDED_LONG_LENGTH: Final = struct.Struct("<xxL")
 _IMPLICIT_ELEMENT: Final = struct.Struct("<HHL")
 _LONG_LENGTH: Final = struct.Struct("<L")
 
@@ -141,9 +143,15 @@ def _encode_element(tag: int, vr: str, value: bytes, implicit: bool) -> bytes:
     if implicit:
         return _IMPLICIT_ELEMENT.pack(tag >> 16, tag & 0xFFFF, len(value)) + value
     if vr in LONG_FORM:
-        return _LONG_ELEMENT.pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+        return _start(tag, vr) + _PADDED_LONG_LENGTH.pack(len(value)) + value
     value = value[:_LONGEST_SHORT_VALUE]
-    return _SHORT_ELEMENT.pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+    return _start(tag, vr) + _SHORT_LENGTH.pack(len(value)) + value
+
+
+@lru_cache(maxsize=1024)
+def _start(tag: int, vr: str) -> bytes:
+    """Return what stands before the length of an element of Explicit VR."""
+    return _START.pack(tag >> 16, tag & 0xFFFF, vr.encode())
 
 
 def parse(encoded: bytes, implicit: bool = False) -> Tree:

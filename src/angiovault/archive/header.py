@@ -12,7 +12,7 @@ import re
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Set
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO, Final
@@ -121,14 +121,18 @@ class Header:
         """(0020,000E)."""
         return self.uid(IDENTIFYING[3])
 
-    def encoded(self, tags: Iterable[int]) -> bytes:
+    def encoded(self, tags: Set[int]) -> bytes:
         """Encode captured elements as Explicit VR Little Endian, in tag order, without unreadable sequences.
 
         Text keeps its bytes and character set; values of odd length are padded.
         """
         found: dict[int, tuple[str, bytes]] = {}
-        for tag in self.elements.keys() & set(tags):
+        is_little = self.transfer_syntax != _EXPLICIT_BIG
+        for tag in self.elements.keys() & tags:
             vr = WANTED[tag][1]
+            if is_little and vr != "SQ":
+                found[tag] = vr, self.elements[tag]
+                continue
             try:
                 found[tag] = vr, self._items(tag) if vr == "SQ" else self._little_endian(tag)
             # What pydicom raises on bytes that are no sequence, or on one that is nested too deep for it.
