@@ -62,17 +62,21 @@ class Memory(Row):
     def _watch(self, service: Service) -> Reading:
         size = self.megabytes * 1_000_000
         streams = [Stream(service.peer, 1000 + number, size) for number in range(self.associations)]
-        readings: list[tuple[bool, int]] = []
+        begun, going_on, ended = [], [], []
         with ThreadPoolExecutor(self.associations) as pool:
             sending = [pool.submit(stream.send) for stream in streams]
             while wait(sending, _SAMPLE_SECONDS).not_done:
-                settled = all(stream.sent > _SETTLED for stream in streams)
-                readings.append((settled, probes.pss(service.pid)))
+                found = probes.pss(service.pid)
+                if any(stream.sent >= size for stream in streams):
+                    ended.append(found)  # the first instance to be indexed costs each process some memory once
+                elif all(stream.sent > _SETTLED for stream in streams):
+                    going_on.append(found)
+                else:
+                    begun.append(found)
             for sent in sending:
                 sent.result()
-        early = max(found for settled, found in readings if not settled)
-        late = max((found for settled, found in readings if settled), default=early)
-        return Reading({PSS: max(early, late) / 1e6, GROWTH: max(0, late - early) / 1e6})
+        growth = max(0, max(going_on, default=0) - max(begun))
+        return Reading({PSS: max(begun + going_on + ended) / 1e6, GROWTH: growth / 1e6})
 
 
 class Idle(Row):

@@ -41,7 +41,7 @@ class Target:
 
 
 PEERS = ("Orthanc", "dcmqrscp")
-PSS, GROWTH = "MB PSS", "MB more after the first 100 MB"
+PSS, GROWTH = "MB PSS", "MB more from 100 MB of each on, until one is whole"
 CPU, WRITTEN, TOUCHED = "% of a core", "bytes written", "files written"
 READY, ANSWERED, LISTED = "s to “ready”", "s to the first answer", "folders of images listed"
 FIRST_ANSWER, AMONG_FEW = "ms to the answer", "× the time at 10,000 studies"
@@ -62,7 +62,7 @@ TARGETS = (
     Target("move-*", 0.8, PEERS),
     Target("find", 2, ("Orthanc",)),
     Target("memory", 200, quantity=PSS, at_most=True),
-    Target("memory", 5, quantity=GROWTH, at_most=True),
+    Target("memory", 1, quantity=GROWTH, at_most=True),
     Target("idle-*", 0.3, quantity=CPU, at_most=True),
     Target("idle-*", 0, quantity=WRITTEN, at_most=True),
     Target("idle-*", 0, quantity=TOUCHED, at_most=True),
