@@ -75,7 +75,7 @@ class Memory(Row):
                     begun.append(found)
             for sent in sending:
                 sent.result()
-        growth = max(0, max(going_on, default=0) - max(begun))
+        growth = max(0, max(going_on) - max(begun))
         return Reading({PSS: max(begun + going_on + ended) / 1e6, GROWTH: growth / 1e6})
 
 

@@ -216,7 +216,7 @@ class StorageFolder:
 
     def make_known(self, place: PurePosixPath) -> None:
         """Make the folder of a place, durably, unless it is known to be durable. Raises OSError."""
-        if _folder_of(place) not in self._durable:
+        if parent_of(place) not in self._durable:
             self._make_folder(place.parent)
 
     def forget_folders(self) -> None:
@@ -226,7 +226,7 @@ class StorageFolder:
 
     def is_ready(self, place: PurePosixPath) -> bool:
         """Return whether the folder of a place is known to be durable, and can be written."""
-        folder = _folder_of(place)
+        folder = parent_of(place)
         return folder in self._durable and os.access(f"{self.root}/{folder}", os.W_OK | os.X_OK)
 
     def _make_folder(self, folder: PurePosixPath) -> None:
@@ -316,7 +316,7 @@ class StorageFolder:
         return set(os.listdir(self.private)) <= known and self.holds_no_instance()
 
 
-def _folder_of(place: PurePosixPath) -> str:
+def parent_of(place: PurePosixPath) -> str:
     """Return the folder of a place, as `str(place.parent)` does, which takes longer."""
     return str(place).rpartition("/")[0]
 

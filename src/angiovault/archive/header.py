@@ -127,12 +127,8 @@ class Header:
         Text keeps its bytes and character set; values of odd length are padded.
         """
         found: dict[int, tuple[str, bytes]] = {}
-        is_little = self.transfer_syntax != _EXPLICIT_BIG
         for tag in self.elements.keys() & tags:
             vr = WANTED[tag][1]
-            if is_little and vr != "SQ":
-                found[tag] = vr, self.elements[tag]
-                continue
             try:
                 found[tag] = vr, self._items(tag) if vr == "SQ" else self._little_endian(tag)
             # What pydicom raises on bytes that are no sequence, or on one that is nested too deep for it.

@@ -25,7 +25,7 @@ from angiovault.archive.durable import (
     locked,
 )
 from angiovault.archive.durable import make_folder as make_folder_durably
-from angiovault.archive.folder import MARKER, PRIVATE_FOLDER, SECOND, Marker, StorageFolder
+from angiovault.archive.folder import MARKER, PRIVATE_FOLDER, SECOND, Marker, StorageFolder, parent_of
 from angiovault.archive.incoming import Head, Incoming, IncomingFolder, IncomingFolders
 
 __all__ = ["MARKER", "PRIVATE_FOLDER", "SECOND", "NoRoom", "NotMounted", "StorageError", "Store", "as_storage_error"]
@@ -337,9 +337,9 @@ class Store:
 
     def sync(self, places: Iterable[PurePosixPath]) -> None:
         """Make durable what is in the folders of these places."""
-        for place in {str(place).rpartition("/")[0]: place for place in places}.values():
-            with as_storage_error(f"cannot sync {place.parent}"):
-                fsync_directory(self.path(place).parent)
+        for folder in set(map(parent_of, places)):
+            with as_storage_error(f"cannot sync {folder}"):
+                fsync_directory(self.path(PurePosixPath(folder)))
 
     def replace_damaged(self, temporary: Path, place: PurePosixPath) -> None:
         """Put a synced file in the place of a damaged one, which is kept beside it as ``….damaged``."""

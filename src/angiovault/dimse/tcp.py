@@ -50,8 +50,8 @@ class TcpConnection:
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes whole; the time-out is that of the peer's taking nothing. Raises OSError."""
-        sent = self._patiently(lambda: self._socket.send(data), socket.SO_SNDTIMEO)
         with memoryview(data) as view:
+            sent = 0
             while sent < len(view):
                 with view[sent:] as rest:
                     sent += self._patiently(lambda rest=rest: self._socket.send(rest), socket.SO_SNDTIMEO)  # type: ignore[misc]
