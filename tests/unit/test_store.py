@@ -31,10 +31,13 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def _receive(store: Store, data: bytes = b"data set", place: PurePosixPath = PLACE) -> bool:
+def _receive(store: Store, data: bytes = b"data set", place: PurePosixPath = PLACE, hold: bool = False) -> bool:
     incoming = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     try:
-        incoming.write(memoryview(data))
+        if hold:
+            incoming.hold(memoryview(data))
+        else:
+            incoming.write(memoryview(data))
         incoming.write_back()
         incoming.vouch(hashlib.sha256(data).hexdigest())
         incoming.sync()
@@ -112,8 +115,9 @@ def test_nothing_is_taken_in_while_the_storage_is_away_or_another(store: Store, 
 # --- Taking in ------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_preamble_meta_and_the_data_set_unchanged(store: Store) -> None:
-    assert _receive(store, b"data set")
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_file_is_preamble_meta_and_the_data_set_unchanged(store: Store, hold: bool) -> None:
+    assert _receive(store, b"data set", hold=hold)
     with (store.root / PLACE).open("rb") as file:
         meta = filemeta.read(file)
         assert file.read() == b"data set"
@@ -125,6 +129,21 @@ def test_a_file_is_preamble_meta_and_the_data_set_unchanged(store: Store) -> Non
     assert meta.received.endswith("Z")
     assert (store.root / PLACE).stat().st_mode & 0o007 == 0
     assert _incoming(store) == []
+
+
+@pytest.mark.parametrize("step", [1, 100, 1000])
+def test_what_the_system_writes_only_in_part_is_written_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    write, write_together = os.pwrite, os.pwritev
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, bytes(data)[:step], at))
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: write_together(fd, [b"".join(parts)[:step]], at))
+    data = os.urandom(3000)
+    for hold in (False, True):
+        assert _receive(store, data, PLACE.with_name(f"{hold}.dcm"), hold=hold)
+        with (store.root / PLACE.with_name(f"{hold}.dcm")).open("rb") as file:
+            assert filemeta.read(file).sealed
+            assert file.read() == data
 
 
 def test_the_time_of_receipt_is_that_of_the_end(store: Store) -> None:

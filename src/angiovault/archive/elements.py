@@ -49,9 +49,7 @@ _UNDEFINED: Final = 0xFFFFFFFF
 
 _VRS: Final = {vr.encode(): (vr, vr in LONG_FORM) for vr in LONG_FORM | _SHORT_FORM}
 _SHORT_ELEMENT: Final = struct.Struct("<HH2sH")
-_START: Final = struct.Struct("<HH2s")
-_SHORT_LENGTH: Final = struct.Struct("<H")
-_PADDED_LONG_LENGTH: Final = struct.Struct("<xxL")
+_LONG_ELEMENT: Final = struct.Struct("<HH2sxxL")
 _IMPLICIT_ELEMENT: Final = struct.Struct("<HHL")
 _LONG_LENGTH: Final = struct.Struct("<L")
 
@@ -142,16 +140,16 @@ def _encode_element(tag: int, vr: str, value: bytes, implicit: bool) -> bytes:
         value += b"\0" if vr in _PADDED_BY_NUL else b" "
     if implicit:
         return _IMPLICIT_ELEMENT.pack(tag >> 16, tag & 0xFFFF, len(value)) + value
-    if vr in LONG_FORM:
-        return _start(tag, vr) + _PADDED_LONG_LENGTH.pack(len(value)) + value
-    value = value[:_LONGEST_SHORT_VALUE]
-    return _start(tag, vr) + _SHORT_LENGTH.pack(len(value)) + value
+    if vr not in LONG_FORM:
+        value = value[:_LONGEST_SHORT_VALUE]
+    return _before_value(tag, vr, len(value)) + value
 
 
-@lru_cache(maxsize=1024)
-def _start(tag: int, vr: str) -> bytes:
-    """Return what stands before the length of an element of Explicit VR."""
-    return _START.pack(tag >> 16, tag & 0xFFFF, vr.encode())
+@lru_cache(maxsize=4096)
+def _before_value(tag: int, vr: str, length: int) -> bytes:
+    """Return the beginning of an element of Explicit VR; most lengths are those of many elements."""
+    form = _LONG_ELEMENT if vr in LONG_FORM else _SHORT_ELEMENT
+    return form.pack(tag >> 16, tag & 0xFFFF, vr.encode(), length)
 
 
 def parse(encoded: bytes, implicit: bool = False) -> Tree:
