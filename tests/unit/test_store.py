@@ -131,21 +131,6 @@ def test_a_file_is_preamble_meta_and_the_data_set_unchanged(store: Store, hold: 
     assert _incoming(store) == []
 
 
-@pytest.mark.parametrize("step", [1, 100, 1000])
-def test_what_the_system_writes_only_in_part_is_written_on(
-    store: Store, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    write, write_together = os.pwrite, os.pwritev
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, bytes(data)[:step], at))
-    monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: write_together(fd, [b"".join(parts)[:step]], at))
-    data = os.urandom(3000)
-    for hold in (False, True):
-        assert _receive(store, data, PLACE.with_name(f"{hold}.dcm"), hold=hold)
-        with (store.root / PLACE.with_name(f"{hold}.dcm")).open("rb") as file:
-            assert filemeta.read(file).sealed
-            assert file.read() == data
-
-
 def test_the_time_of_receipt_is_that_of_the_end(store: Store) -> None:
     first = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
     second = store.begin(SECONDARY_CAPTURE, "1.2.4", EXPLICIT, "SENDER")
@@ -197,12 +182,22 @@ def test_a_folder_that_was_cleared_is_filled_again(store: Store) -> None:
     store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER").discard()
 
 
-def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: write(descriptor, data[:7], at))
+@pytest.mark.parametrize("hold", [False, True])
+@pytest.mark.parametrize("most", [7, 500])
+def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch, most: int, hold: bool
+) -> None:
+    write, write_together = os.pwrite, os.pwritev
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: write(descriptor, data[:most], at))
+    monkeypatch.setattr(
+        os, "pwritev", lambda descriptor, parts, at: write_together(descriptor, [b"".join(parts)[:most]], at)
+    )
     incoming = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
-    incoming.write(memoryview(bytes(range(100))))
-    incoming.write(memoryview(bytes(range(100, 200))))
+    if hold:
+        incoming.hold(memoryview(bytes(range(200))))
+    else:
+        incoming.write(memoryview(bytes(range(100))))
+        incoming.write(memoryview(bytes(range(100, 200))))
     incoming.vouch(DIGEST)
     with incoming.path.open("rb") as file:
         assert filemeta.read(file).digest == DIGEST
