@@ -135,7 +135,7 @@ def test_sigterm_while_the_index_is_rebuilt(service: Callable[..., Service], tmp
 
 def test_an_idle_service_lets_the_disks_sleep(service: Callable[..., Service], tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    calls = "write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,rename,openat,unlink,mkdir,sendto"
+    calls = "write,writev,pwrite64,fsync,fdatasync,rename,openat,unlink,mkdir,sendto"
     strace = [program("strace"), "-f", "-D", "-yy", "-o", trace, "-e", f"trace={calls}"]
     server = service(unknown_devices="all", prefix=strace)
     storescu(server.peer, [instances.make(tmp_path / "sent")], "-xe").ok()

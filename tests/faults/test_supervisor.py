@@ -551,7 +551,7 @@ def test_a_panel_that_cannot_listen_is_not_started_again_and_again(nas: Nas) -> 
 def test_while_nothing_happens_the_disks_may_sleep(nas: Nas, start: Callable[..., Supervised], tmp_path: Path) -> None:
     synology.share(nas)
     trace = tmp_path / "trace"
-    calls = "write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,rename,openat,unlink,mkdir"
+    calls = "write,writev,pwrite64,fsync,fdatasync,rename,openat,unlink,mkdir"
     prefix = [program("strace"), "-f", "-D", "-yy", "-o", trace, "-e", f"trace={calls}"]
     supervisor = start(prefix=prefix)
     supervisor.wait_for("running")

@@ -33,29 +33,26 @@ def put(target: Blocks, data: bytes, step: int) -> None:
 def test_what_is_passed_on_and_hashed_is_what_was_filled_in(busy: bool, size: int, step: int) -> None:
     data = os.urandom(size)
     got = bytearray()
-    held: list[memoryview] = []
+    early: list[bool] = []
 
-    def pass_on(part: memoryview, is_all: bool) -> None:
-        if is_all:
-            held.append(part)
-        else:
-            got.extend(part)
+    def pass_on(part: memoryview, begin_write_back: bool) -> None:
+        got.extend(part)
+        early.append(begin_write_back)
 
     made = Blocks(pass_on)
     put(made, data, step)
     assert made.finish() == hashlib.sha256(data).hexdigest()
-    if 0 < size <= 35_000:  # it is written together with its head
-        assert got == b""
-        assert held == [data]
-    else:
-        assert got == data
-        assert held == []
     made.close()
+    assert got == data
+    if size <= 35_000:  # the sync follows at once
+        assert not any(early)
+    else:
+        assert all(early)
 
 
 def test_a_big_data_set_is_hashed_beside_unless_threads_wait(busy: bool) -> None:
     names: set[str] = set()
-    made = Blocks(lambda _part, _is_all: names.update(thread.name for thread in threading.enumerate()))
+    made = Blocks(lambda _part, _early: names.update(thread.name for thread in threading.enumerate()))
     put(made, bytes(10_000_000), 1 << 20)
     made.finish()
     made.close()
@@ -67,7 +64,7 @@ def test_a_big_data_set_is_hashed_beside_unless_threads_wait(busy: bool) -> None
 def test_an_error_comes_out_and_leaves_no_thread(busy: bool, at: int) -> None:
     passed = 0
 
-    def pass_on(_part: memoryview, _is_all: bool) -> None:
+    def pass_on(_part: memoryview, _early: bool) -> None:
         nonlocal passed
         passed += 1
         if passed == at:
@@ -86,11 +83,11 @@ def test_no_two_data_sets_share_memory(busy: bool) -> None:
     def one(number: int, wrong: list[int]) -> None:
         data = bytes([number]) * (1_000_000 + 300_000 * number)
         for _ in range(10):
-            given_up = Blocks(lambda _part, _is_all: None)
+            given_up = Blocks(lambda _part, _early: None)
             put(given_up, data[:700_000], 100_000)
             given_up.close()
             given_up.close()
-            made = Blocks(lambda part, _is_all: wrong.extend([number] * (bytes(part) != data[: len(part)])))
+            made = Blocks(lambda part, _early: wrong.extend([number] * (bytes(part) != data[: len(part)])))
             put(made, data, 131_066)
             if made.finish() != hashlib.sha256(data).hexdigest():
                 wrong.append(number)

@@ -127,23 +127,23 @@ def test_an_instance_that_did_not_fit_is_followed_by_one_in_the_second_folder(
     """However much the first still has: the next would not fit either, and be refused for ever."""
     archive = plainly()
     path = instances.make(tmp_path / "sent")
-    write = os.pwritev
+    write = os.pwrite
     volume = os.statvfs(tmp_path)
 
-    def full(descriptor: int, parts: tuple[bytes, memoryview], at: int) -> int:
+    def full(descriptor: int, data: memoryview, at: int) -> int:
         if Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(tmp_path / "first"):
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-        return write(descriptor, parts, at)
+        return write(descriptor, data, at)
 
     file = instances.part10.read(path)
     sop_class = str(file.meta.MediaStorageSOPClassUID)
     with archive.receive(sop_class, file.sop_instance_uid, file.transfer_syntax, "SENDER") as reception:
-        monkeypatch.setattr(os, "pwritev", full)
+        monkeypatch.setattr(os, "pwrite", full)
         reception.write(file.data_set())
         with pytest.raises(NoRoom):
             reception.finish()
     assert _receive(archive, path).place.parts[0] == "+2"
-    monkeypatch.setattr(os, "pwritev", write)
+    monkeypatch.setattr(os, "pwrite", write)
     assert _receive(archive, instances.make(tmp_path / "sent")).place.parts[0] == "+2"
     # Once there is more than twice the room in which it did not fit, the first is tried again.
     more = os.statvfs_result((*volume[:3], 3 * volume.f_blocks, 3 * volume.f_blocks, *volume[5:]))

@@ -18,8 +18,7 @@ _SIZE: Final = 704 << 10
 _LEAST_ROOM: Final = 128 << 10
 """Bytes; with less room a block is full, so that no piece of this size is ever split."""
 _MEDIUM: Final = 256 << 10
-"""Bytes from which on the disk writes a data set while it is hashed, and its head after that; a smaller one is written
-with its head at once."""
+"""Bytes from which on the disk begins to write a data set while it is hashed; the file's head comes after that."""
 _MOST_WAITING: Final = 2
 _CORES: Final = len(os.sched_getaffinity(0))
 _spare_blocks: Final[deque[memoryview]] = deque(maxlen=4)
@@ -34,9 +33,8 @@ class Blocks:
     Parameters
     ----------
     pass_on : Callable
-        Is given each block, in order, when it is full or the last, and whether it is all of a small data set, which
-        may be used until `close`; with anything else the disk is to begin at once. What it raises, `filled` and
-        `finish` raise.
+        Is given each block, in order, when it is full or the last, and whether the disk is to begin with it at once;
+        what it raises, `filled` and `finish` raise.
     """
 
     def __init__(self, pass_on: Callable[[memoryview, bool], None]) -> None:
@@ -63,7 +61,7 @@ class Blocks:
 
     def _finish_block(self) -> None:
         part = self._block[: self._end]
-        self._pass_on(part, not self._is_big and self._end < _MEDIUM)
+        self._pass_on(part, self._is_big or self._end >= _MEDIUM)
         self._end = 0
         if self._hasher is None:
             self._hash.update(part)
@@ -71,17 +69,17 @@ class Blocks:
             self._block = self._hasher.exchange(self._block, len(part))
 
     def finish(self) -> str:
-        """Pass on what is left, and return the SHA-256 of all."""
-        if self._end:
-            self._finish_block()
-        self._end_hasher()
-        return self._hash.hexdigest()
-
-    def close(self) -> None:
-        """Give the memory back, if that was not done yet; from here on nothing can be filled in.
+        """Pass on what is left, close, and return the SHA-256 of all.
 
         An import has many instances that have come whole and are not durable yet, and none of them needs its block.
         """
+        if self._end:
+            self._finish_block()
+        self.close()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Give the memory back, if that was not done yet; from here on nothing can be filled in."""
         self._end_hasher()
         block, self._block = self._block, self._block[:0]
         if block:

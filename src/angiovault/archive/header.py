@@ -45,17 +45,6 @@ _EXPLICIT_LITTLE: Final = re.compile(
 _WIDTHS: Final = dict.fromkeys(("AT", "OW", "SS", "US"), "H") | dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), "I")
 _WIDTHS.update(dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), "Q"))
 
-# What pydicom raises on bytes that are no sequence, or on one that is nested too deep for it.
-_NO_SEQUENCE: Final = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    struct.error,
-)
 _INFLATING_STEP: Final = 64 << 10
 _CHUNK: Final = 1 << 16
 
@@ -138,16 +127,13 @@ class Header:
         Text keeps its bytes and character set; values of odd length are padded.
         """
         found: dict[int, tuple[str, bytes]] = {}
-        big_endian = self.transfer_syntax == _EXPLICIT_BIG
         for tag in self.elements.keys() & tags:
             vr = WANTED[tag][1]
-            if vr == "SQ":
-                try:
-                    found[tag] = vr, self._items(tag)
-                except _NO_SEQUENCE:
-                    continue
-            else:
-                found[tag] = vr, self._little_endian(tag) if big_endian else self.elements[tag]
+            try:
+                found[tag] = vr, self._items(tag) if vr == "SQ" else self._little_endian(tag)
+            # What pydicom raises on bytes that are no sequence, or on one that is nested too deep for it.
+            except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, OSError, struct.error):
+                continue
         return flat.encode(found)
 
     def _little_endian(self, tag: int) -> bytes:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -232,7 +232,7 @@ class Incoming:
         self.received = received
         self.size = 0
         self._head = head
-        self._held: memoryview | bytes = b""
+        self._offset = len(head(received or _UNKNOWN_TIME, filemeta.NO_DIGEST))  # of the data set in the file
         self._kept = False
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
@@ -254,16 +254,6 @@ class Incoming:
             self._write(data, self._offset + self.size)
         self.size += len(data)
 
-    def hold(self, data_set: memoryview) -> None:
-        """Take a whole data set, which has to stay where it is until `vouch` writes it together with the head."""
-        self._held = data_set
-        self.size = len(data_set)
-
-    @cached_property
-    def _offset(self) -> int:
-        """Where the data set begins in the file."""
-        return len(self._head(self.received or _UNKNOWN_TIME, filemeta.NO_DIGEST))
-
     def _write(self, data: memoryview | bytes, at: int) -> None:
         written = os.pwrite(self._descriptor, data, at)
         while written < len(data):
@@ -276,7 +266,7 @@ class Incoming:
                 os.fdatasync(self._descriptor)
 
     def vouch(self, digest: str) -> None:
-        """Write the file's head, with digest and time of receipt, when everything else is written or held.
+        """Write the file's head, with digest and time of receipt, when everything else is written.
 
         Raises
         ------
@@ -285,10 +275,7 @@ class Incoming:
         """
         self.received = self.received or now()
         with as_storage_error("cannot write to the storage", self.note_no_room):
-            head = self._head(self.received, digest)
-            written = os.pwritev(self._descriptor, (head, self._held), 0)
-            if written < len(head) + len(self._held):
-                self._write(b"".join((head, self._held))[written:], written)
+            self._write(self._head(self.received, digest), 0)
 
     def begin_write_back(self) -> None:
         """Let the system begin to write everything to the disk, see the function of that name."""

@@ -130,11 +130,9 @@ class Reception:
                 self.filled(count)
                 done += count
 
-    def _pass_on(self, part: memoryview, is_all: bool) -> None:
-        if is_all:
-            self._incoming.hold(part)
-        else:
-            self._incoming.write(part)
+    def _pass_on(self, part: memoryview, begin_write_back: bool) -> None:
+        self._incoming.write(part)
+        if begin_write_back:
             self._incoming.begin_write_back()
         self._scanner.feed(part)
 
@@ -201,7 +199,6 @@ class Reception:
         incoming.write_back()
         self._turn = self._settler.turn(incoming)
         incoming.vouch(digest)
-        self._blocks.close()
         self._entry = Entry(header, digest, incoming.size, place, incoming.received, self._calling)
 
 

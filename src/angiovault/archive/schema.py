@@ -119,7 +119,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     (
         # Whoever adds a content counts its version from those that are there: of two who add the same one at a time,
-        # the second finds the version taken. With ten million instances this is a gigabyte less to keep in order.
+        # the second finds the version taken.
         "DROP INDEX instance_uid_content ON instance",
     ),
 )
