@@ -77,6 +77,8 @@ def _serve(config: Config, config_file: Path | None, load: Callable[[], Config],
         held.try_to_hold(starting=True)
         service = Service(config, archive, DeviceBook(config_file), receivers)
         port = service.start()
+        if archive.index.ready:  # else each of them would say once more what is missing
+            receivers.prepare()
         service.settle()
         live = LiveSettings(config, load, service.use)
         health = service.health(live)

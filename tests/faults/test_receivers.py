@@ -67,6 +67,11 @@ def find(service: Service, study: str) -> int:
     return sum(int(match.NumberOfStudyRelatedInstances) for match in matches)
 
 
+def has_open(number: int, file: Path) -> bool:
+    """Return whether a process has a file open."""
+    return any(os.path.samestat(entry.stat(), file.stat()) for entry in Path(f"/proc/{number}/fd").iterdir())
+
+
 def store(device: RawPeer, study: str, number: int) -> None:
     uid = f"{study}.1.{number}"
     assert device.store(uid, data_set(uid, study=study)) == 0
@@ -87,6 +92,13 @@ def test_what_any_process_acknowledged_is_found_at_once(
     wait_until(lambda: server.log_text().count("5 stored CT Image Storage") == 4, "the ends to be in the log")
     assert not list((server.storage / ".angiovault" / "incoming").iterdir())
     assert server.cli("verify").stdout.endswith("0 damaged, 0 missing\n")
+
+
+def test_no_association_waits_until_the_index_is_opened(service: ServiceFactory) -> None:
+    server = service()
+    index = Path(f"{server.storage}.index.sqlite3")
+    for number in others(server):
+        wait_until(lambda number=number: has_open(number, index), f"process {number} to open the index")  # type: ignore[misc]
 
 
 def test_one_study_from_several_processes_has_the_right_counts(

@@ -65,6 +65,7 @@ def test_a_failure_costs_one_association_and_no_process(error: Exception, ends: 
     lost: list[None] = []
     processes = ends.enter_context(Receivers(1, lambda: _Receiving(on_handlers=error)))
     processes.on_loss = lambda: lost.append(None)
+    processes.prepare()
     for _ in range(3):
         hand_over(processes, ends)
         processes.settle()

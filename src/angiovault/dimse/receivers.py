@@ -28,7 +28,7 @@ from angiovault.config import Config
 from angiovault.dimse import endings, sop_classes
 from angiovault.dimse.association import Association
 from angiovault.dimse.conversation import Ending
-from angiovault.dimse.receiving import Job, Left, Receiving, Report, Settle, Settled, Stop, Use, Worker
+from angiovault.dimse.receiving import Job, Left, Prepare, Receiving, Report, Settle, Settled, Stop, Use, Worker
 from angiovault.dimse.tcp import TcpConnection
 from angiovault.processes import die_with
 
@@ -91,6 +91,10 @@ class Receivers:
         self.close()
 
     # ---- associations
+
+    def prepare(self) -> None:
+        """Let them open what they need, now that it is there: no association is to wait for that."""
+        self._tell(Prepare())
 
     def serve(self, association: Association, config: Config, open_now: int) -> Ending | None:
         """Have an association served to its end, and take over what is to be known of it.

@@ -95,6 +95,11 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """Associations may come from now on. Is not answered."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """No association goes on after the message that is being answered. Is not answered."""
 
@@ -148,12 +153,24 @@ class Worker:
             self._stopped.set()
         elif isinstance(what, Use):
             self._receiving.use(what.config)
+        elif isinstance(what, Prepare):
+            threading.Thread(target=self._handlers, daemon=True).start()
         elif isinstance(what, Settle):
             (answer,) = descriptors
             threading.Thread(target=_answer, args=(answer, self._settle), daemon=True).start()
         elif isinstance(what, Job):
             answer, connection = descriptors
             threading.Thread(target=_answer, args=(answer, partial(self._serve, what, connection)), daemon=True).start()
+
+    def _handlers(self) -> Mapping[int, Handler] | None:
+        """Return the services, None when nothing can be received now; the next association tries again."""
+        try:
+            return self._receiving.handlers()
+        except StorageError as error:
+            log.debug("nothing can be received: %s", error)
+        except Exception:
+            log.exception("nothing can be received")
+        return None
 
     def _settle(self) -> Settled:
         try:
@@ -164,12 +181,9 @@ class Worker:
 
     def _serve(self, job: Job, connection: int) -> Report | Left:
         """Serve an association to its end."""
-        try:
-            handlers = self._receiving.handlers()
-        except Exception as error:
+        handlers = self._handlers()
+        if handlers is None:
             os.close(connection)
-            if not isinstance(error, StorageError):
-                log.exception("an association is left to the process that listens")
             return Left()
         wire = Wire(socket.socket(fileno=connection), job.config.max_pdu, job.config.network_timeout)
         wire.peer_max_pdu = job.peer_max_pdu
