@@ -1,5 +1,6 @@
 """Fixtures for all tests; the servers behind them are in `harness`."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,6 +17,15 @@ from harness.service import Service
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """What a test sets as level of the log is not that of the next: its lines may hold what no report of a test can."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
