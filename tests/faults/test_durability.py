@@ -21,7 +21,7 @@ from harness.processes import program
 from harness.service import Service
 from harness.waiting import wait_until
 
-_CALLS = "openat,mkdir,link,linkat,unlink,unlinkat,rename,fsync,fdatasync,pwrite64,write,writev,sendto"
+_CALLS = "openat,close,mkdir,link,linkat,unlink,unlinkat,rename,fsync,fdatasync,pwrite64,write,writev,sendto"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def _check_order(calls: list[_Call], storage: Path, index: Path) -> set[str]:
     assert named.end < min(call.begin for call in writes)
     whole = synced(temporary, max(call.end for call in writes))
     assert whole.end < response.begin
+    # What follows the sync is not the sender's to wait for.
+    assert response.begin < first(rf"close\(\d+<{re.escape(temporary)}>\)", whole.end).begin
     folders = {
         match[1]
         for call in calls

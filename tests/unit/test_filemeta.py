@@ -20,7 +20,7 @@ DIGEST = "0123456789abcdef" * 4
 
 def _head(calling: str = "SENDER", sop_instance_uid: str = "1.2.3") -> bytes:
     uids = "1.2.840.10008.5.1.4.1.1.7", sop_instance_uid, "1.2.840.10008.1.2.1"
-    return filemeta.build(*uids, calling, STAMP, DIGEST)
+    return filemeta.Head(*uids, calling).encode(STAMP, DIGEST)
 
 
 @pytest.mark.parametrize("calling", ["SENDER", "", "A", "SIXTEEN CHARS OK", "from=x sha256=", "Grün"])

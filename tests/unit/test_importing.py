@@ -414,7 +414,7 @@ def other(tmp_path: Path) -> Path:
     """A stored file of another archive, received from a device."""
     content, received = data_set(CT), "2021-03-04T05:06:07.000008Z"
     uids = str(dcmread(CT).SOPClassUID), CT_UID, "1.2.840.10008.1.2.1"
-    head = filemeta.build(*uids, "ARTIS", received, hashlib.sha256(content).hexdigest())
+    head = filemeta.Head(*uids, "ARTIS").encode(received, hashlib.sha256(content).hexdigest())
     path = tmp_path / "other.dcm"
     path.write_bytes(head + content)
     return path

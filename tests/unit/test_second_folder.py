@@ -15,10 +15,10 @@ from angiovault.archive import second
 from angiovault.archive.adding import Entry
 from angiovault.archive.archive import CONFLICT, DUPLICATE, STORED, Archive, Receipt
 from angiovault.archive.exchange import exporting, importing
+from angiovault.archive.filemeta import Head
 from angiovault.archive.finding.selection import Selection, versions
 from angiovault.archive.finding.selection import instances as instances_of
 from angiovault.archive.folder import Marker, StorageFolder
-from angiovault.archive.incoming import Head
 from angiovault.archive.reindexing import reindex
 from angiovault.archive.store import NoRoom, NotMounted, StorageError
 from angiovault.archive.trash import Trash

@@ -115,7 +115,7 @@ def encode(elements: Mapping[int, tuple[str, bytes]], implicit: bool = False) ->
     for tag, (vr, value) in sorted(elements.items()):
         if vr == "SQ" and implicit:
             value = encode_items(items(value), implicit)
-        parts.append(_encode_element(tag, vr, value, implicit))
+        parts.append(encode_element(tag, vr, value, implicit))
     return b"".join(parts)
 
 
@@ -124,7 +124,7 @@ def encode_items(sequence: Iterable[Tree], implicit: bool = False) -> bytes:
     parts = []
     for item in sequence:
         body = b"".join(
-            _encode_element(tag, element.vr, _value(element, implicit), implicit)
+            encode_element(tag, element.vr, _value(element, implicit), implicit)
             for tag, element in sorted(item.items())
         )
         parts.append(struct.pack("<HHL", _ITEM >> 16, _ITEM & 0xFFFF, len(body)) + body)
@@ -135,7 +135,8 @@ def _value(element: Element, implicit: bool) -> bytes:
     return encode_items(element.items, implicit) if element.vr == "SQ" else element.value
 
 
-def _encode_element(tag: int, vr: str, value: bytes, implicit: bool) -> bytes:
+def encode_element(tag: int, vr: str, value: bytes, implicit: bool = False) -> bytes:
+    """Encode an element in Explicit or Implicit VR Little Endian, padded to even length; sequences come encoded."""
     if len(value) % 2:
         value += b"\0" if vr in _PADDED_BY_NUL else b" "
     if implicit:

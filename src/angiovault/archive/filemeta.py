@@ -21,6 +21,9 @@ _PREAMBLE: Final = bytes(128) + b"DICM"
 _LONG_FORM: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 NO_DIGEST: Final = "0" * 64
 """As long as a digest."""
+_WRITTEN_RECORD: Final = b"sha256=%b received=%b from=%b"
+_PLACES: Final = 6  # bytes of it that stand for the three values
+_SHORT_START, _LONG_START = 8, 12  # bytes before the value of an element
 _RECORD: Final = re.compile(rb"sha256=([0-9a-f]{64}) received=(\S+) from=(.*)")
 
 
@@ -54,15 +57,32 @@ class FileMeta:
         return self.digest not in ("", NO_DIGEST)
 
 
-def build(
-    sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, calling: str, received: str, digest: str
-) -> bytes:
-    """Return the head of a new file; times and digests of the same length make heads of the same length."""
-    before, after = _of_many(sop_class_uid, transfer_syntax, calling)
-    record = f"sha256={digest} received={received} from={calling}".encode("latin-1", "replace")
-    uid = _element(0x0003, b"UI", sop_instance_uid.encode())
-    body = before + uid + after + _element(0x0102, b"OB", record)
-    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
+class Head:
+    """The head of a new file, in which only the time of receipt and the digest are open.
+
+    Parameters
+    ----------
+    sop_class_uid, sop_instance_uid, transfer_syntax, calling : str
+        What it says.
+    """
+
+    __slots__ = ("_calling", "_fixed")
+
+    def __init__(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, calling: str) -> None:
+        before, after = _of_many(sop_class_uid, transfer_syntax, calling)
+        self._fixed = before + _element(0x0003, b"UI", sop_instance_uid.encode()) + after
+        self._calling = calling.encode("latin-1", "replace")
+
+    def encode(self, received: str, digest: str) -> bytes:
+        """Return the whole head."""
+        record = _WRITTEN_RECORD % (digest.encode(), received.encode("latin-1", "replace"), self._calling)
+        body = self._fixed + _element(0x0102, b"OB", record)
+        return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
+
+    def length(self, received: str) -> int:
+        """Return how long it will be with a time of receipt as long as this one."""
+        record = len(_WRITTEN_RECORD) - _PLACES + len(NO_DIGEST) + len(received) + len(self._calling)
+        return len(_PREAMBLE) + _SHORT_START + 4 + len(self._fixed) + _LONG_START + record + record % 2
 
 
 @lru_cache(64)

@@ -32,6 +32,7 @@ MOST_INFLATED: Final = 64 << 20
 
 # PS3.5 9.1, but tolerant of leading zeros and of empty components, which devices do send.
 _UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
+_PADDED_UID: Final = re.compile(rb"[0-9][0-9.]{0,63}[ \0]*")
 _INTEGER: Final = re.compile(r" *([+-]?[0-9]{1,10}) *")
 
 _IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
@@ -126,19 +127,22 @@ class Header:
 
         Text keeps its bytes and character set; values of odd length are padded.
         """
-        found: dict[int, tuple[str, bytes]] = {}
-        for tag in self.elements.keys() & tags:
+        parts = []
+        for tag in sorted(self.elements.keys() & tags):
             vr = WANTED[tag][1]
             try:
-                found[tag] = vr, self._items(tag) if vr == "SQ" else self._little_endian(tag)
+                value = self._items(tag) if vr == "SQ" else self._little_endian(tag)
             # What pydicom raises on bytes that are no sequence, or on one that is nested too deep for it.
             except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, OSError, struct.error):
                 continue
-        return flat.encode(found)
+            parts.append(flat.encode_element(tag, vr, value))
+        return b"".join(parts)
 
     def _little_endian(self, tag: int) -> bytes:
-        swap = self.transfer_syntax == _EXPLICIT_BIG and tag not in self.unknown_vr
-        return _swapped(self.elements.get(tag, b""), WANTED[tag][1]) if swap else self.elements.get(tag, b"")
+        value = self.elements.get(tag, b"")
+        if self.transfer_syntax != _EXPLICIT_BIG or tag in self.unknown_vr:
+            return value
+        return _swapped(value, WANTED[tag][1])
 
     def _items(self, tag: int) -> bytes:
         implicit = self.transfer_syntax == _IMPLICIT_LITTLE or tag in self.unknown_vr
@@ -200,7 +204,7 @@ class DatasetScanner:
         if not walk.opening:
             raise HeaderError(f"nothing of the data set can be read: {problem}" if problem else "the data set is empty")
         for tag in IDENTIFYING:
-            if not is_uid(header.uid(tag)):
+            if not _PADDED_UID.fullmatch(walk.elements.get(tag, b"")):
                 fault = self._fault(header, tag)
                 raise HeaderError("; ".join(filter(None, (f"{_described(tag)} {fault}", problem, self._suspicion()))))
         return header

@@ -27,8 +27,6 @@ _MOST_SPARES: Final = 32
 _BIG: Final = 64 << 20
 _UNKNOWN_TIME: Final = "0000-00-00T00:00:00.000000Z"
 """As long as a time of receipt."""
-Head = Callable[[str, str], bytes]
-"""Makes the head of a file of the time of receipt and the digest."""
 
 
 class IncomingFolder:
@@ -58,7 +56,7 @@ class IncomingFolder:
                 self.path.mkdir(mode=0o700)
             fsync_directory(self.path.parent)
 
-    def begin(self, head: Head, received: str) -> Incoming:
+    def begin(self, head: filemeta.Head, received: str) -> Incoming:
         """Take a file for an instance that begins to arrive.
 
         Raises
@@ -213,12 +211,17 @@ def begin_write_back(descriptor: int) -> None:
 
 
 def sync_and_forget(descriptor: int) -> None:
-    """Make a file durable, and let the system forget what it has of it in memory.
+    """Make a file durable, and let the system forget what it has of it in memory."""
+    os.fsync(descriptor)
+    _forget(descriptor)
+
+
+def _forget(descriptor: int) -> None:
+    """Let the system forget what it has of a durable file in memory.
 
     Nobody reads it soon but a storage commitment, which had better see the disk. The next file gets the same memory,
     which is at hand; otherwise each would get other memory, at the cost of what the index and others keep in theirs.
     """
-    os.fsync(descriptor)
     with contextlib.suppress(OSError):  # it is a wish
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -226,13 +229,14 @@ def sync_and_forget(descriptor: int) -> None:
 class Incoming:
     """The file of one instance that arrives."""
 
-    def __init__(self, folder: IncomingFolder, path: Path, head: Head, received: str) -> None:
+    def __init__(self, folder: IncomingFolder, path: Path, head: filemeta.Head, received: str) -> None:
         self.folder = folder
         self.path = path
         self.received = received
         self.size = 0
         self._head = head
-        self._offset = len(head(received or _UNKNOWN_TIME, filemeta.NO_DIGEST))  # of the data set in the file
+        self._offset = head.length(received or _UNKNOWN_TIME)  # of the data set in the file
+        self._durable = False
         self._kept = False
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
@@ -275,7 +279,7 @@ class Incoming:
         """
         self.received = self.received or now()
         with as_storage_error("cannot write to the storage", self.note_no_room):
-            self._write(self._head(self.received, digest), 0)
+            self._write(self._head.encode(self.received, digest), 0)
 
     def begin_write_back(self) -> None:
         """Let the system begin to write everything to the disk, see the function of that name."""
@@ -284,7 +288,8 @@ class Incoming:
     def sync(self) -> None:
         """Make the file durable."""
         with as_storage_error("cannot sync an instance", self.note_no_room):
-            sync_and_forget(self._descriptor)
+            os.fsync(self._descriptor)
+        self._durable = True
 
     def keep(self) -> None:
         """Leave the file where it is: another takes care of it from now on."""
@@ -293,6 +298,8 @@ class Incoming:
     def discard(self) -> None:
         """Close the file, and remove it unless it is to be kept."""
         if self._descriptor >= 0:
+            if self._durable:
+                _forget(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
             if not self._kept:

@@ -19,6 +19,10 @@ from angiovault.archive.header import Header
 LONGEST_NAME: Final = 143
 """Bytes of a file name that an encrypted shared folder (eCryptfs) can hold."""
 
+_UNDERSCORES: Final = re.compile(r"_{2,}")
+_NO_DIGIT: Final = re.compile(r"\D")
+_DATE: Final = re.compile(r"[12]\d{3}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _STUDY_DATE: Final = 0x00080020
 _MODALITY: Final = 0x00080060
@@ -49,10 +53,11 @@ def clean(text: str, longest: int) -> str:
         character if character.isalnum() or character in "^-." else "_"
         for character in unicodedata.normalize("NFC", text)
     )
-    kept = re.sub(r"_{2,}", "_", kept)
+    kept = _UNDERSCORES.sub("_", kept)
     return kept.encode()[:longest].decode(errors="ignore").strip("_.^- ")
 
 
+@lru_cache(1024)
 def content_key(transfer_syntax: str, digest: str) -> str:
     """Return the 16 hexadecimal digits that tell one content of a SOP Instance UID from another.
 
@@ -79,8 +84,8 @@ def _folder(values: tuple[bytes | None, ...]) -> PurePosixPath:
     """Return the folder of a series, which many instances share, for the values of `_OF_A_FOLDER`."""
     found = {tag: value for tag, value in zip(_OF_A_FOLDER, values, strict=True) if value is not None}
     header = Header("", found, complete=True, problem="")
-    date = re.sub(r"\D", "", header.text(_STUDY_DATE))[:8]
-    if re.fullmatch(r"[12]\d{3}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", date):
+    date = _NO_DIGIT.sub("", header.text(_STUDY_DATE))[:8]
+    if _DATE.fullmatch(date):
         year, month, day = date[:4], f"{date[:4]}-{date[4:6]}", f"{date[:4]}-{date[4:6]}-{date[6:]}"
     else:
         year = month = day = "undated"

@@ -58,6 +58,9 @@ _C1 = re.compile(rb"[\x80-\x9f]")
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _HAN_RUN = re.compile(f"[{_HAN}]+")
 _CHINESE_TEXT = re.compile(f"[\x00-\x7f\u00b7\u2014\u2018-\u201d\u2026\u3000-\u303f\uff01-\uff60{_HAN}]*")
+_BETWEEN_WORDS = re.compile(r"[\s_\x00-]+")
+_ISO_IR = re.compile(r"(?:ISO)?(?:2022)?IR([0-9]{1,3})")
+_BETWEEN_GROUPS = re.compile(r"[\\=]")
 _LOWER_THEN_UPPER = re.compile("[a-z\u00df-\u00ff][A-Z\u00c0-\u00de]")
 _TWO_BYTE_TEXT = re.compile("[A-Za-z\u00c0-\u024f\u0370-\u04ff\u05d0-\u06ff]{2,}|[0-9] ?[\u00b0-\u00be]|\u00b1[0-9]")
 
@@ -105,9 +108,9 @@ def _character_set(label: str) -> CharacterSet:
     codec, initial, known = "", b"", False
     extensions: list[bytes] = []
     for place, term in enumerate(label.split("\\")):
-        squeezed = re.sub(r"[\s_\x00-]+", "", term.upper())
+        squeezed = _BETWEEN_WORDS.sub("", term.upper())
         standalone = "gb18030" if squeezed.startswith("GB18030") else _STANDALONE.get(squeezed)
-        number = re.fullmatch(r"(?:ISO)?(?:2022)?IR([0-9]{1,3})", squeezed)
+        number = _ISO_IR.fullmatch(squeezed)
         registration = int(number[1]) if number else -1
         if registration == 192:
             standalone = "utf_8"
@@ -332,7 +335,7 @@ def name_patterns(raw: bytes, label: bytes | str | None) -> list[str]:
 
 
 def _component_groups(text: str) -> Iterator[str]:
-    for group in re.split(r"[\\=]", text):
+    for group in _BETWEEN_GROUPS.split(text):
         key = "^".join(fold(component) for component in group.split("^")).rstrip("^")
         if key:
             yield key

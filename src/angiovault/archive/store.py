@@ -10,7 +10,6 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -26,7 +25,7 @@ from angiovault.archive.durable import (
 )
 from angiovault.archive.durable import make_folder as make_folder_durably
 from angiovault.archive.folder import MARKER, PRIVATE_FOLDER, SECOND, Marker, StorageFolder, parent_of
-from angiovault.archive.incoming import Head, Incoming, IncomingFolder, IncomingFolders
+from angiovault.archive.incoming import Incoming, IncomingFolder, IncomingFolders
 
 __all__ = ["MARKER", "PRIVATE_FOLDER", "SECOND", "NoRoom", "NotMounted", "StorageError", "Store", "as_storage_error"]
 
@@ -233,7 +232,7 @@ class Store:
         """
         self.check_mounted()
         with as_storage_error("cannot write to the storage"):
-            head = partial(filemeta.build, sop_class_uid, sop_instance_uid, transfer_syntax, calling)
+            head = filemeta.Head(sop_class_uid, sop_instance_uid, transfer_syntax, calling)
             incoming = self._begin(head, received)
         if incoming.folder is not self._first.incoming:
             self._see_it_still_belongs(incoming)
@@ -252,10 +251,14 @@ class Store:
             fits = self._first.free_bytes()[0] > size and not self._first.ran_out
         return self._first.incoming if fits else None
 
-    def _begin(self, head: Head, received: str) -> Incoming:
+    def _begin(self, head: filemeta.Head, received: str) -> Incoming:
         """Open a file in the first folder that has room."""
-        usable = [folder for folder in self.folders if folder.free_bytes()[0] > 0]
-        for folder in sorted(usable, key=lambda folder: folder.ran_out):
+        folders = self.folders
+        if len(folders) > 1:
+            folders = tuple(sorted(folders, key=lambda folder: folder.ran_out))
+        for folder in folders:
+            if folder.free_bytes()[0] <= 0:
+                continue
             try:
                 return folder.incoming.begin(head, received)
             except OSError as error:

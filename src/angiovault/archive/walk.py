@@ -27,7 +27,10 @@ _ITEM, _ITEM_DELIMITER, _SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED: Final = 0xFFFFFFFF
 
 _USUAL: Final = {tag: vr.encode() for tag, (_, vr) in WANTED.items()}
-_NOT_HERE: Final = -1
+_LONG: Final = 1 << 32
+"""Added to what is known of an element of the long form of Explicit VR (PS3.5 7.1.2)."""
+_NOT_HERE: Final = _LONG << 1
+"""Instead of it for an element that takes a closer look."""
 _STRETCH: Final = LONGEST_SEQUENCE
 """Bytes in which whole elements are looked for at once: nothing in them is longer than what may be kept."""
 _MOST_KNOWN: Final = 4096
@@ -39,7 +42,7 @@ class _Encoding:
     Attributes
     ----------
     known : dict[bytes, int]
-        Tag and VR as they are encoded -> the tag if it is wanted, else 0; for elements of the short form.
+        Tag and VR as they are encoded -> the tag if it is wanted, else 0; `_LONG` more for elements of the long form.
     """
 
     def __init__(self, order: str, implicit: bool) -> None:
@@ -123,14 +126,17 @@ class Walk:
         position, end, latest = 0, len(stretch), b""
         while end - position >= 12:
             key, length = start(stretch, position)
-            value, tag = position + 8, known.get(key)
+            tag = known.get(key)
             if tag is None:
-                tag, is_long = self._meaning(key)
-                if is_long:
-                    (length,) = encoding.long_length.unpack_from(stretch, position)
-                    value = position + 12
+                tag = self._meaning(key)
+            value = position + 8
+            if tag >= _LONG:
+                if tag == _NOT_HERE:
+                    break
+                (length,) = encoding.long_length.unpack_from(stretch, position)
+                value, tag = position + 12, tag - _LONG
             after = value + length
-            if after > end or tag == _NOT_HERE:  # or of undefined length
+            if after > end:  # or of undefined length
                 break
             if tag and tag not in elements and tag not in self.passed_over:
                 elements[tag] = stretch[value:after]
@@ -140,25 +146,21 @@ class Walk:
             self._tag = self._tag_of(latest)
         return position
 
-    def _meaning(self, key: bytes) -> tuple[int, bool]:
-        """Return the tag of an element whose value is to be kept, 0 if it is not, and whether it is of the long form.
-
-        `_NOT_HERE` is for an element that takes a closer look. What is of the short form is remembered.
-        """
+    def _meaning(self, key: bytes) -> int:
+        """Return what is known of an element and remember it; `_NOT_HERE` for one that takes a closer look."""
         tag, vr = self._tag_of(key), key[4:]
         is_long = vr in LONG_VRS
         if tag >> 16 == 0xFFFE or (vr and vr not in SHORT_VRS and not is_long):
-            return _NOT_HERE, False
+            return _NOT_HERE
         wanted = _USUAL.get(tag)
         if wanted is not None and vr not in (b"", wanted):
-            return _NOT_HERE, is_long
-        meaning = 0 if wanted is None else tag
-        if not is_long:
-            known = self._encoding.known
-            if len(known) >= _MOST_KNOWN:
-                known.clear()
-            known[key] = meaning
-        return meaning, is_long
+            return _NOT_HERE
+        meaning = (0 if wanted is None else tag) + (_LONG if is_long else 0)
+        known = self._encoding.known
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known[key] = meaning
+        return meaning
 
     def _tag_of(self, key: bytes) -> int:
         group, number = self._encoding.halves.unpack_from(key)

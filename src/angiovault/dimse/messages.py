@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final
 
 from angiovault.dimse.endings import ProtocolError
@@ -90,6 +91,7 @@ _UI: Final = frozenset(
 _NOT_LO: Final = re.compile(r"[^ -\[\]-~]")
 _ELEMENT: Final = struct.Struct("<HHL")
 _USHORT: Final = struct.Struct("<H")
+_GROUP_LENGTH: Final = struct.Struct("<HHLL")
 
 
 class CommandError(ValueError):
@@ -178,20 +180,20 @@ def decode(encoded: bytes) -> Command:
 
 def encode(elements: Mapping[int, int | str | None]) -> bytes:
     """Encode a command set with its group length; elements that are ``None`` are left out."""
-    parts = []
-    for tag in sorted(elements):
-        value = elements[tag]
-        if value is None:
-            continue
-        if isinstance(value, int):
-            raw = _USHORT.pack(value)
-        else:
-            raw = value.encode("latin-1", "replace")
-            if len(raw) % 2:
-                raw += b"\0" if tag in _UI else b" "
-        parts.append(_ELEMENT.pack(0, tag, len(raw)) + raw)
-    body = b"".join(parts)
-    return _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
+    body = b"".join([_encoded(tag, value) for tag, value in sorted(elements.items()) if value is not None])
+    return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
+
+
+@lru_cache(1024)
+def _encoded(tag: int, value: int | str) -> bytes:
+    """Return an element; all but two of a C-STORE response's are those of the response before."""
+    if isinstance(value, int):
+        raw = _USHORT.pack(value)
+    else:
+        raw = value.encode("latin-1", "replace")
+        if len(raw) % 2:
+            raw += b"\0" if tag in _UI else b" "
+    return _ELEMENT.pack(0, tag, len(raw)) + raw
 
 
 def response(

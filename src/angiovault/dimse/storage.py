@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from angiovault.archive.archive import CONFLICT, Archive, DatasetMismatch, Receipt
+from angiovault.archive.archive import CONFLICT, Archive, DatasetMismatch, Receipt, Reception
 from angiovault.archive.header import HeaderError, is_uid
 from angiovault.archive.store import StorageError
 from angiovault.dimse import messages, sop_classes
@@ -20,48 +20,72 @@ from angiovault.dimse.negotiation import Context
 log = logging.getLogger(__name__)
 
 
+class _Refused(Exception):
+    """An instance that is not kept; its sender is told the status and the reason."""
+
+    def __init__(self, status: int, comment: str) -> None:
+        super().__init__(comment)
+        self.status = status
+
+
 def answer(association: Association, message: Message, archive: Archive) -> None:
     """Take in the instance of a C-STORE request and answer."""
     context = association.context_of(message)
     try:
-        status, comment = _store(association, message, context, archive)
-        message.drain()
+        try:
+            reception = _receive(association, message, context, archive)
+        except _Refused:
+            message.drain()
+            raise
     except AssociationEnded:
         log.warning("%s did not arrive whole and is not kept", _described(message, context, association))
         raise
-    if status != messages.SUCCESS:
+    except _Refused as refused:
         association.tally["refused"] += 1
-        log.warning("refused %s: %s (status %04X)", _described(message, context, association), comment, status)
-    association.respond(message, status, comment=comment)
+        what = _described(message, context, association)
+        log.warning("refused %s: %s (status %04X)", what, refused, refused.status)
+        association.respond(message, refused.status, comment=str(refused))
+        return
+    try:
+        association.respond(message, messages.SUCCESS)
+    finally:
+        reception.close()  # the sender need not wait for this
 
 
-def _store(association: Association, message: Message, context: Context, archive: Archive) -> tuple[int, str]:
+def _receive(association: Association, message: Message, context: Context, archive: Archive) -> Reception:
+    """Take in the instance durably; its file is still open."""
     sop_class = message.command.text(messages.AFFECTED_SOP_CLASS_UID)
     sop_instance = message.command.text(messages.AFFECTED_SOP_INSTANCE_UID)
     if sop_class != context.abstract_syntax:
-        return messages.SOP_CLASS_NOT_SUPPORTED, f"class of the presentation context is {context.abstract_syntax}"
+        raise _Refused(
+            messages.SOP_CLASS_NOT_SUPPORTED, f"class of the presentation context is {context.abstract_syntax}"
+        )
     if not context.requestor_is_scu:
-        return messages.NOT_AUTHORISED, "the caller may not store"
+        raise _Refused(messages.NOT_AUTHORISED, "the caller may not store")
     if not message.command.has_data_set:
-        return messages.CANNOT_UNDERSTAND, "the request has no data set"
+        raise _Refused(messages.CANNOT_UNDERSTAND, "the request has no data set")
     if not is_uid(sop_instance):
-        return messages.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID"
+        raise _Refused(messages.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID")
     try:
-        with archive.receive(sop_class, sop_instance, context.transfer_syntax, association.calling) as reception:
+        reception = archive.receive(sop_class, sop_instance, context.transfer_syntax, association.calling)
+        try:
             message.read_into(reception.room, reception.filled)
             reception.finish(lambda receipt, outcome: _note(association, context, receipt, outcome))
+        except BaseException:
+            reception.close()
+            raise
     except AssociationEnded:
         raise
     except DatasetMismatch as error:
-        return messages.DATA_SET_MISMATCH, str(error)
+        raise _Refused(messages.DATA_SET_MISMATCH, str(error)) from error
     except HeaderError as error:
-        return messages.CANNOT_UNDERSTAND, str(error)
+        raise _Refused(messages.CANNOT_UNDERSTAND, str(error)) from error
     except StorageError as error:
-        return messages.OUT_OF_RESOURCES, str(error)
+        raise _Refused(messages.OUT_OF_RESOURCES, str(error)) from error
     except Exception as error:  # the sender must learn that this one is not safe
         log.exception("storing failed")
-        return messages.PROCESSING_FAILURE, f"internal error: {error}"
-    return messages.SUCCESS, ""
+        raise _Refused(messages.PROCESSING_FAILURE, f"internal error: {error}") from error
+    return reception
 
 
 def _note(association: Association, context: Context, receipt: Receipt, outcome: str) -> None:

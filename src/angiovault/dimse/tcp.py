@@ -13,6 +13,7 @@ from typing import Final
 _TIMEVAL: Final = struct.Struct("ll")
 _SHORTEST: Final = 0.001  # 0 would mean for ever
 _SLACK: Final = 1.05
+_WAITALL: Final = int(socket.MSG_WAITALL)  # a number, as the member of an enumeration is slower
 _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS))  # a file system that cannot do it
 
 
@@ -33,38 +34,38 @@ class TcpConnection:
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
-        self._timeout: float | None = None
+        self._timeout = float("inf")
         self._set = {socket.SO_RCVTIMEO: float("inf"), socket.SO_SNDTIMEO: float("inf")}
 
     def settimeout(self, seconds: float | None) -> None:
         """Set how long the following calls may take; `None` is for ever."""
-        self._timeout = seconds
+        self._timeout = float("inf") if seconds is None else max(seconds, _SHORTEST)
 
     def recv_into(self, buffer: memoryview, all_of_it: bool = False) -> int:
         """Read what there is, at least one byte, or wait for all of it until the time is over; 0 is the end.
 
         Raises OSError.
         """
-        flags = socket.MSG_WAITALL if all_of_it else 0
-        return self._patiently(lambda: self._socket.recv_into(buffer, 0, flags), socket.SO_RCVTIMEO)
+        flags = _WAITALL if all_of_it else 0
+        return self._patiently(socket.SO_RCVTIMEO, self._socket.recv_into, buffer, 0, flags)
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes whole; the time-out is that of the peer's taking nothing. Raises OSError."""
+        sent = self._patiently(socket.SO_SNDTIMEO, self._socket.send, data)
+        if sent == len(data):
+            return
         with memoryview(data) as view:
-            sent = 0
             while sent < len(view):
                 with view[sent:] as rest:
-                    sent += self._patiently(lambda rest=rest: self._socket.send(rest), socket.SO_SNDTIMEO)  # type: ignore[misc]
+                    sent += self._patiently(socket.SO_SNDTIMEO, self._socket.send, rest)
 
     def sendfile(self, descriptor: int, start: int, count: int) -> int:
         """Send a part of a file without copying it; return how much of it there was. Raises OSError."""
         sent = 0
         while sent < count:
             try:
-                got = self._patiently(
-                    lambda sent=sent: os.sendfile(self._socket.fileno(), descriptor, start + sent, count - sent),  # type: ignore[misc]
-                    socket.SO_SNDTIMEO,
-                )
+                rest = start + sent, count - sent
+                got = self._patiently(socket.SO_SNDTIMEO, os.sendfile, self._socket.fileno(), descriptor, *rest)
             except OSError as error:
                 if error.errno not in _NO_SENDFILE:
                     raise
@@ -92,19 +93,18 @@ class TcpConnection:
         """Close the socket."""
         self._socket.close()
 
-    def _patiently(self, operation: Callable[[], int], option: int) -> int:
+    def _patiently(self, option: int, operation: Callable[..., int], *arguments: object) -> int:
         """Call until it is done or the time is over: a shorter time-out than the present one may be in force."""
-        timeout = float("inf") if self._timeout is None else max(self._timeout, _SHORTEST)
-        if self._set[option] > timeout * _SLACK:
-            self._set_kernel_timeout(option, timeout)
+        if self._set[option] > self._timeout * _SLACK:
+            self._set_kernel_timeout(option, self._timeout)
         began = 0.0
         while True:
             try:
-                return operation()
+                return operation(*arguments)
             except BlockingIOError:
                 now = time.monotonic()
                 began = began or now - self._set[option]
-                left = began + timeout - now
+                left = began + self._timeout - now
                 if left <= 0:
                     raise TimeoutError from None
                 self._set_kernel_timeout(option, max(left, _SHORTEST))

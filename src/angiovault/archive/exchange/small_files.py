@@ -131,7 +131,7 @@ def _write(order: Order, made: dict[str, int]) -> Written | None:
     except (OSError, ValueError):
         return None
     uids = meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax
-    head = filemeta.build(*uids, "", order.received, digest)
+    head = filemeta.Head(*uids, "").encode(order.received, digest)
     made[order.target] = descriptor = os.open(order.target, _TARGET, 0o640)
     # The head last: another process that looks after what is sealed may see the file at any moment.
     if os.pwrite(descriptor, body, len(head)) != len(body) or os.pwrite(descriptor, head, 0) != len(head):
