@@ -28,8 +28,8 @@ def put(target: Blocks, data: bytes, step: int) -> None:
         done += count
 
 
-@pytest.mark.parametrize("step", [997, 131_066, 1 << 20])
-@pytest.mark.parametrize("size", [0, 1, 35_000, 527_000, 720_896, 3_000_000, 17_654_321])
+@pytest.mark.parametrize("step", [997, 131_066, 200_000, 1 << 20])
+@pytest.mark.parametrize("size", [0, 1, 35_000, 98_304, 300_000, 527_000, 720_896, 3_000_000, 17_654_321])
 def test_what_is_passed_on_and_hashed_is_what_was_filled_in(busy: bool, size: int, step: int) -> None:
     data = os.urandom(size)
     got = bytearray()
@@ -44,7 +44,7 @@ def test_what_is_passed_on_and_hashed_is_what_was_filled_in(busy: bool, size: in
     assert made.finish() == hashlib.sha256(data).hexdigest()
     made.close()
     assert got == data
-    if size <= 35_000:  # the sync follows at once
+    if size < 256 << 10:  # the sync follows at once
         assert not any(early)
     else:
         assert all(early)
@@ -58,6 +58,31 @@ def test_a_big_data_set_is_hashed_beside_unless_threads_wait(busy: bool) -> None
     made.close()
     assert ("hashing" in names) == (not busy)
     assert "hashing" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_beginning_is_hashed_while_more_comes(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.size = 0
+
+        def update(self, data: memoryview) -> None:
+            self.size += len(data)
+
+        def hexdigest(self) -> str:
+            return str(self.size)
+
+    counting = Counting()
+    monkeypatch.setattr(hashlib, "sha256", lambda: counting)
+    passed: list[int] = []
+    made = Blocks(lambda part, _early: passed.append(len(part)))
+    hashed = []
+    for _ in range(4):
+        put(made, bytes(131_060), 131_060)
+        hashed.append(counting.size)
+    assert passed == []
+    assert hashed == [131_060, 262_120, 262_120, 262_120]  # what comes behind is read first
+    assert made.finish() == str(4 * 131_060)
+    assert passed == [4 * 131_060]
 
 
 @pytest.mark.parametrize("at", [1, 5, 12])

@@ -19,6 +19,11 @@ _LEAST_ROOM: Final = 128 << 10
 """Bytes; with less room a block is full, so that no piece of this size is ever split."""
 _MEDIUM: Final = 256 << 10
 """Bytes from which on the disk begins to write a data set while it is hashed; the file's head comes after that."""
+_PIECE: Final = 96 << 10
+_EARLY: Final = 192 << 10
+"""Bytes of a data set up to which its pieces are hashed as they come, while whoever reads would wait for the sender.
+
+What comes behind them is read first, so that the disk can begin."""
 _MOST_WAITING: Final = 2
 _CORES: Final = len(os.sched_getaffinity(0))
 _spare_blocks: Final[deque[memoryview]] = deque(maxlen=4)
@@ -42,7 +47,7 @@ class Blocks:
         self._hash = hashlib.sha256()
         self._hasher: _Hasher | None = None
         self._block = _take()
-        self._end = 0
+        self._end = self._hashed = 0  # of the block: what is filled, and what of that is hashed
         self._is_big = False
 
     def room(self) -> memoryview:
@@ -58,15 +63,18 @@ class Blocks:
                 self._is_big = True
                 self._hasher = None if _threads_wait() else _Hasher(self._hash)
             self._finish_block()
+        elif not self._is_big and self._hashed < _EARLY and self._end - self._hashed >= _PIECE:
+            self._hash.update(self._block[self._hashed : self._end])
+            self._hashed = self._end
 
     def _finish_block(self) -> None:
-        part = self._block[: self._end]
-        self._pass_on(part, self._is_big or self._end >= _MEDIUM)
-        self._end = 0
+        start, end = self._hashed, self._end
+        self._pass_on(self._block[:end], self._is_big or end >= _MEDIUM)
+        self._end = self._hashed = 0
         if self._hasher is None:
-            self._hash.update(part)
+            self._hash.update(self._block[start:end])
         else:
-            self._block = self._hasher.exchange(self._block, len(part))
+            self._block = self._hasher.exchange(self._block, start, end)
 
     def finish(self) -> str:
         """Pass on what is left, close, and return the SHA-256 of all.
@@ -125,15 +133,15 @@ class _Hasher(threading.Thread):
     def __init__(self, hashed: hashlib._Hash) -> None:
         super().__init__(name="hashing", daemon=True)
         self._hash = hashed
-        self._full: SimpleQueue[tuple[memoryview, int] | None] = SimpleQueue()
+        self._full: SimpleQueue[tuple[memoryview, int, int] | None] = SimpleQueue()
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(_MOST_WAITING):
             self._free.put(_take())
         self.start()
 
-    def exchange(self, block: memoryview, end: int) -> memoryview:
-        """Take the next block, to be hashed up to `end`, and return another, as soon as there is one."""
-        self._full.put((block, end))
+    def exchange(self, block: memoryview, start: int, end: int) -> memoryview:
+        """Take the next block, of which that part is to be hashed, and return another, as soon as there is one."""
+        self._full.put((block, start, end))
         return self._free.get()
 
     def finish(self) -> None:
@@ -146,6 +154,6 @@ class _Hasher(threading.Thread):
     def run(self) -> None:
         """Hash what comes."""
         while (item := self._full.get()) is not None:
-            block, end = item
-            self._hash.update(block[:end])
+            block, start, end = item
+            self._hash.update(block[start:end])
             self._free.put(block)
