@@ -35,6 +35,14 @@ def test_what_is_written_is_read(calling: str, uid: str) -> None:
     assert file.read() == b"data set"
 
 
+@pytest.mark.parametrize("calling", ["SENDER", "", "ODD", "Grün"])
+@pytest.mark.parametrize("uid", ["1.2.3", "1.2.34"])
+@pytest.mark.parametrize("received", [STAMP, f"{STAMP}+"])
+def test_its_length_is_known_before_what_is_open(calling: str, uid: str, received: str) -> None:
+    head = filemeta.Head("1.2.840.10008.5.1.4.1.1.7", uid, "1.2.840.10008.1.2.1", calling)
+    assert head.length(received) == len(head.encode(received, DIGEST))
+
+
 def test_pydicom_reads_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(_head() + b"\x08\x00\x60\x00CS\x02\x00XA")
     read = pydicom.dcmread(tmp_path / "file")

@@ -20,6 +20,7 @@ _LEAST_ROOM: Final = 128 << 10
 _MEDIUM: Final = 256 << 10
 """Bytes from which on the disk begins to write a data set while it is hashed; the file's head comes after that."""
 _PIECE: Final = 96 << 10
+"""Bytes that are worth a call of their own to be hashed."""
 _EARLY: Final = 192 << 10
 """Bytes of a data set up to which its pieces are hashed as they come, while whoever reads would wait for the sender.
 
