@@ -7,7 +7,7 @@ from bench.report import exact
 from bench.targets import Verdict
 
 _LINE, _GAP, _TOP = 15, 7, 46
-_TEXT, _BARS, _END = 580, 400, 150
+_TEXT, _BARS, _END = 640, 400, 150
 _LONGEST = 2.0
 """What is twice the target or better has the same bar."""
 
