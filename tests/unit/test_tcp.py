@@ -34,6 +34,35 @@ def test_a_time_out_holds_also_after_another(pair: Pair, seconds: tuple[float, f
         assert wanted * 0.9 < seconds_until_time_out(connection) < wanted * 1.05 + 5
 
 
+def test_whoever_sends_does_not_change_how_long_another_thread_reads(pair: Pair) -> None:
+    connection, far = pair
+    real = connection._socket
+    calls = 0
+
+    class Waiting:
+        """The socket: the kernel's time-out of an earlier read passes, while another thread sends in less time."""
+
+        def setsockopt(self, *arguments: object) -> None:
+            real.setsockopt(*arguments)  # type: ignore[call-overload]
+
+        def recv_into(self, *arguments: object) -> int:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                connection.settimeout(0.001)
+                raise BlockingIOError
+            return real.recv_into(*arguments)  # type: ignore[arg-type]
+
+    connection.settimeout(0.02)
+    seconds_until_time_out(connection)
+    connection._socket = Waiting()  # type: ignore[assignment]
+    connection.settimeout(60)
+    far.sendall(b"x")
+    assert connection.recv_into(memoryview(bytearray(1))) == 1
+    assert calls == 2
+    connection._socket = real
+
+
 def test_a_time_out_of_no_time_does_not_wait_for_ever(pair: Pair) -> None:
     connection, _ = pair
     connection.settimeout(0)

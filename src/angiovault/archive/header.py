@@ -32,7 +32,6 @@ MOST_INFLATED: Final = 64 << 20
 
 # PS3.5 9.1, but tolerant of leading zeros and of empty components, which devices do send.
 _UID: Final = re.compile(r"[0-9][0-9.]{0,63}")
-_PADDED_UID: Final = re.compile(rb"[0-9][0-9.]{0,63}[ \0]*")
 _INTEGER: Final = re.compile(r" *([+-]?[0-9]{1,10}) *")
 
 _IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
@@ -204,7 +203,7 @@ class DatasetScanner:
         if not walk.opening:
             raise HeaderError(f"nothing of the data set can be read: {problem}" if problem else "the data set is empty")
         for tag in IDENTIFYING:
-            if not _PADDED_UID.fullmatch(walk.elements.get(tag, b"")):
+            if not is_uid(header.uid(tag)):
                 fault = self._fault(header, tag)
                 raise HeaderError("; ".join(filter(None, (f"{_described(tag)} {fault}", problem, self._suspicion()))))
         return header

@@ -253,12 +253,8 @@ class Store:
 
     def _begin(self, head: filemeta.Head, received: str) -> Incoming:
         """Open a file in the first folder that has room."""
-        folders = self.folders
-        if len(folders) > 1:
-            folders = tuple(sorted(folders, key=lambda folder: folder.ran_out))
-        for folder in folders:
-            if folder.free_bytes()[0] <= 0:
-                continue
+        usable = [folder for folder in self.folders if folder.free_bytes()[0] > 0]
+        for folder in sorted(usable, key=lambda folder: folder.ran_out):
             try:
                 return folder.incoming.begin(head, received)
             except OSError as error:

@@ -13,7 +13,6 @@ from typing import Final
 _TIMEVAL: Final = struct.Struct("ll")
 _SHORTEST: Final = 0.001  # 0 would mean for ever
 _SLACK: Final = 1.05
-_WAITALL: Final = int(socket.MSG_WAITALL)  # a number, as the member of an enumeration is slower
 _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS))  # a file system that cannot do it
 
 
@@ -46,15 +45,13 @@ class TcpConnection:
 
         Raises OSError.
         """
-        flags = _WAITALL if all_of_it else 0
+        flags = socket.MSG_WAITALL if all_of_it else 0
         return self._patiently(socket.SO_RCVTIMEO, self._socket.recv_into, buffer, 0, flags)
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes whole; the time-out is that of the peer's taking nothing. Raises OSError."""
-        sent = self._patiently(socket.SO_SNDTIMEO, self._socket.send, data)
-        if sent == len(data):
-            return
         with memoryview(data) as view:
+            sent = 0
             while sent < len(view):
                 with view[sent:] as rest:
                     sent += self._patiently(socket.SO_SNDTIMEO, self._socket.send, rest)
@@ -95,8 +92,9 @@ class TcpConnection:
 
     def _patiently(self, option: int, operation: Callable[..., int], *arguments: object) -> int:
         """Call until it is done or the time is over: a shorter time-out than the present one may be in force."""
-        if self._set[option] > self._timeout * _SLACK:
-            self._set_kernel_timeout(option, self._timeout)
+        timeout = self._timeout  # of this call: whoever sends meanwhile sets another
+        if self._set[option] > timeout * _SLACK:
+            self._set_kernel_timeout(option, timeout)
         began = 0.0
         while True:
             try:
@@ -104,7 +102,7 @@ class TcpConnection:
             except BlockingIOError:
                 now = time.monotonic()
                 began = began or now - self._set[option]
-                left = began + self._timeout - now
+                left = began + timeout - now
                 if left <= 0:
                     raise TimeoutError from None
                 self._set_kernel_timeout(option, max(left, _SHORTEST))

@@ -209,6 +209,7 @@ class Wire:
 
     def _next_pdata(self, within_message: bool) -> None:
         """Step into the next P-DATA-TF; every other PDU ends the association."""
+        self._expect("a PDU did not arrive whole", self.network_timeout)
         header = bytes(self._take(6))
         kind, length = _PDU_HEADER.unpack(header)
         if kind == P_DATA_TF:
@@ -244,15 +245,6 @@ class Wire:
             When anything else comes, in the words of what came; a release in the middle of a message is an error.
         """
         if self._pdu_left == 0:
-            self._expect("a PDU did not arrive whole", self.network_timeout)
-            if self._start == self._end:
-                self._fill()
-            if self._end - self._start >= _HEADERS:  # those of a PDU and its first PDV, as nearly always
-                kind, length, size, context_id, flags = _PDATA_HEADER.unpack_from(self._buffer, self._start)
-                if kind == P_DATA_TF and 2 <= size <= length - 4 <= self.max_pdu:
-                    self._start += _HEADERS
-                    self._pdu_left = length - 6
-                    return size - 2, context_id, flags
             self._next_pdata(within_message)
         if self._pdu_left < 6:
             raise ProtocolError(f"P-DATA-TF ends with {self._pdu_left} bytes that are no PDV")
