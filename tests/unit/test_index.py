@@ -404,6 +404,26 @@ def test_a_connection_that_is_killed_in_a_transaction(
     index.close()
 
 
+@pytest.mark.mariadb
+def test_what_was_left_in_a_transaction_is_rolled_back_and_nothing_else(mariadb: MariaDB, tmp_path: Path) -> None:
+    index = Index(IndexURL.parse(mariadb.database(), tmp_path))
+    index.open("a" * 32, complete=True)
+
+    def rollbacks() -> int:
+        return int(str(mariadb.execute("SHOW GLOBAL STATUS LIKE 'Com_rollback'")[0][1]))
+
+    before = rollbacks()
+    assert index.add(entry()) == STORED
+    assert rollbacks() == before
+    with index.session() as database:
+        database.begin()
+        index.execute("DELETE FROM instance")
+    assert rollbacks() == before + 1
+    with index.session():
+        assert Instance.select().count() == 1
+    index.close()
+
+
 @pytest.fixture
 def other_process(mariadb: MariaDB, tmp_path: Path) -> Iterator[tuple[Index, Any]]:
     """An index, and a connection to its database as another process has it."""

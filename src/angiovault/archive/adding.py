@@ -49,7 +49,15 @@ TAGS: Final = {
 _ROWS_AT_ONCE: Final = 32
 _HEADS_AT_ONCE: Final = 256 << 10
 """Bytes of heads in one statement: MariaDB takes 1 MiB by default, and escaping may double them."""
-_SELECT_STUDY: Final = "SELECT id, person, patients_differ, received, modalities, sop_classes FROM study WHERE uid = ?"
+_SELECT_PATIENT: Final = (
+    "SELECT patient.id, patient.received, patient_name.name FROM patient "
+    "LEFT JOIN patient_name ON patient_name.patient_id = patient.id WHERE patient.identity = ?"
+)
+_SELECT_STUDY: Final = (
+    "SELECT study.id, study.person, study.patients_differ, study.received, study.modalities, study.sop_classes, "
+    "study_person.id FROM study "
+    "LEFT JOIN study_person ON study_person.study_id = study.id AND study_person.patient_id = ? WHERE study.uid = ?"
+)
 _INSTANCE: Final = (
     "INSERT INTO instance (uid, version, content, current, series_id, sop_class, transfer_syntax, instance_number, "
     "digest, size, folder_id, file, received, calling, complete, head) VALUES "
@@ -253,17 +261,14 @@ class Adding:
         else:
             identity = f"study {header.study_instance_uid}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        row = self._execute("SELECT id, received FROM patient WHERE identity = ?", digest).fetchone()
-        if row:
-            number = int(row[0])
-            if entry.received < row[1]:
+        rows = self._execute(_SELECT_PATIENT, digest).fetchall()
+        if rows:
+            number = int(rows[0][0])
+            if entry.received < rows[0][1]:
                 self._execute(_TAKE_PATIENT, *_of_patient(entry), number)
-            known = self._execute("SELECT name FROM patient_name WHERE patient_id = ?", number)
-            have = {name for (name,) in known.fetchall()}
         else:
             number = self._insert(_INSERT_PATIENT, *_of_patient(entry), digest, patient_id)
-            have = set()
-        for name in sorted(keys - have):
+        for name in sorted(keys - {name for _, _, name in rows}):
             self._execute(_INSERT_NAME, number, name)
         return number
 
@@ -274,11 +279,13 @@ class Adding:
         if study is None:
             # Counts and lists of a study are changed by one process at a time.
             lock = " FOR UPDATE" if self._database.engine == "mysql" else ""
-            row = self._execute(_SELECT_STUDY + lock, uid).fetchone()
+            row = self._execute(_SELECT_STUDY + lock, patient, uid).fetchone()
             if row is None:
                 study = _Study(self._insert(_INSERT_STUDY, *_of_study(entry, patient, person), uid), person, 0, [], [])
             else:
                 study = _Study(row[0], row[1], row[2], _listed(row[4]), _listed(row[5]))
+                if row[6] is not None:
+                    study.patients.add(patient)
                 if entry.received < row[3]:
                     self._execute(_TAKE_STUDY, *_of_study(entry, patient, person), study.id)
             self._studies[uid] = study

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import peewee
 from playhouse.pool import PooledMySQLDatabase, PooledSqliteDatabase
+from pymysql.constants.SERVER_STATUS import SERVER_STATUS_IN_TRANS
 
 from angiovault.archive import models, schema
 from angiovault.archive.durable import fsync_directory
@@ -83,7 +84,7 @@ class Database:
                 },
             )
         else:
-            self.database = PooledMySQLDatabase(
+            self.database = _MariaDBPool(
                 url.database,
                 max_connections=0,
                 stale_timeout=60,
@@ -270,10 +271,10 @@ class Database:
 
     def _require_complete(self, lock: bool = False) -> None:
         """Do the same in a session; with `lock` nobody may begin a rebuild before the transaction has ended."""
-        query = Archive.select(Archive.value).where(Archive.name == "complete")
+        query = "SELECT value FROM archive WHERE name = ?"
         if lock and self.engine == "mysql":
-            query = query.for_update("LOCK IN SHARE MODE")
-        row = query.tuples().first()
+            query += " LOCK IN SHARE MODE"
+        row = self.execute(query, "complete").fetchone()
         self.incomplete = row is None or row[0] != "yes"
         if self.incomplete:
             raise IndexIncomplete("the index is being rebuilt from the files, which may take a while")
@@ -357,6 +358,14 @@ class Database:
         except peewee.DatabaseError as error:
             if self.engine != "mysql" or error_code(error) not in _DONE_BEFORE:
                 raise
+
+
+class _MariaDBPool(PooledMySQLDatabase):  # type: ignore[misc]
+    """Connections that go back into the pool as they are when their transaction has ended."""
+
+    def _can_reuse(self, connection: Any) -> bool:
+        # peewee would roll back whatever PyMySQL gives back: one more round trip for every session.
+        return not connection.server_status & SERVER_STATUS_IN_TRANS or super()._can_reuse(connection)
 
 
 def error_code(error: BaseException | None) -> int:
