@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -112,10 +113,11 @@ def _look_after_lost(archive: Archive) -> None:
 
 
 def _storing(archive: Archive) -> Handler:
-    """Return the service that takes instances in; what came is settled before the peer's release is answered."""
+    """Return the service that takes instances in; what came is settled when the association has ended."""
+    rest = partial(archive.rest, _REST_SECONDS)
 
     def on_store(association: Association, message: Message) -> None:
-        association.wire.before_release = lambda: archive.rest(_REST_SECONDS)
+        association.at_end = rest
         storage.answer(association, message, archive)
 
     return on_store

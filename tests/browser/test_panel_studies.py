@@ -21,6 +21,7 @@ from harness import part10
 from harness.dcmtk import Peer, storescu
 from harness.panel import SupervisedArchive
 from harness.processes import free_port
+from harness.settling import settled
 from harness.waiting import wait_until
 
 STUDY = "1.2.826.0.1.3680043.8.498.2"
@@ -54,7 +55,8 @@ def send(archive: SupervisedArchive, *paths: Path) -> None:
 
 
 def kept(archive: SupervisedArchive) -> set[bytes]:
-    return {path.read_bytes() for path in (archive.nas.root / "volume1/angiography/archive").glob("20*/**/*.dcm")}
+    storage = settled(archive.nas.root / "volume1/angiography/archive")
+    return {path.read_bytes() for path in storage.glob("20*/**/*.dcm")}
 
 
 def search(browser: Chromium, name: str, words: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from dsm.generations import DSM6, DSM7, Generation
 from dsm.nas import PACKAGE, SHARE, Nas
 from faults import instances
+from harness.settling import settled
 from harness.waiting import wait_until
 
 _AWAY = "share-missing"
@@ -163,7 +164,7 @@ def test_a_second_folder_when_the_first_is_full(nas: Nas) -> None:
     nas.stage.run(["/.stage/bin/mount", "-o", "remount,size=1m", SHARE])
     nas.stage.run(["sh", "-c", f"head -c 2000000 /dev/zero > {SHARE}/@filler || true"])
     nas.send(4)
-    assert list(nas.stage.host("/volume2/images/archive").rglob("*.dcm"))
+    assert list(settled(nas.stage.host("/volume2/images/archive")).rglob("*.dcm"))
     nas.assert_all_kept()
     status = nas.command("status", check=False)
     assert "/volume2/images/archive: " in status

@@ -8,6 +8,7 @@ from dsm.generations import DSM6, DSM7, Generation
 from dsm.mariadb10 import ROOT_PASSWORD
 from dsm.nas import LATER, PACKAGE, SHARE, Nas
 from dsm.package_center import Habits
+from harness.settling import settled
 
 KEEP = {"wizard_delete_settings": "false", "wizard_drop_database": "false"}
 DELETE = {"wizard_delete_settings": "true", "wizard_drop_database": "true"}
@@ -19,7 +20,7 @@ def _settings_left(nas: Nas) -> bool:
 
 
 def _image_files(nas: Nas) -> list[str]:
-    archive = nas.stage.host(f"{SHARE}/archive")
+    archive = settled(nas.stage.host(f"{SHARE}/archive"))
     return sorted(str(path.relative_to(archive)) for path in archive.rglob("*.dcm"))
 
 

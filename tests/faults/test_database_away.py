@@ -9,7 +9,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from faults import instances
-from harness.dcmtk import Peer, findscu, getscu, movescu, storescu
+from harness.dcmtk import findscu, getscu, movescu, storescu
 from harness.mariadb import MariaDB
 from harness.service import Service
 from harness.waiting import wait_until
@@ -32,10 +32,11 @@ def _database(index: str) -> str:
     return str(urlsplit(index).username)
 
 
-def _store(peer: Peer, folder: Path, study: str, count: int = 3) -> dict[str, str]:
-    """Store some instances, all of which must be acknowledged, and return UID -> digest."""
+def _store(server: Service, folder: Path, study: str, count: int = 3) -> dict[str, str]:
+    """Store some instances, all of which must be acknowledged and settled, and return UID -> digest."""
     paths = [instances.make(folder, study=study, number=number) for number in range(count)]
-    assert storescu(peer, paths, "-xe").statuses == [0] * count
+    assert storescu(server.peer, paths, "-xe").statuses == [0] * count
+    server.settled()
     return instances.digests(paths)
 
 
@@ -56,9 +57,9 @@ def _refused(server: Service, study: str, folder: Path, reason: str) -> None:
 
 def test_storing_goes_on_and_the_index_catches_up_by_itself(server: Service, mariadb: MariaDB, tmp_path: Path) -> None:
     study = generate_uid()
-    sent = _store(server.peer, tmp_path / "before", study)
+    sent = _store(server, tmp_path / "before", study)
     mariadb.stop()
-    sent |= _store(server.peer, tmp_path / "meanwhile", study, 5)
+    sent |= _store(server, tmp_path / "meanwhile", study, 5)
     assert len(_waiting(server)) == 5
     _refused(server, study, tmp_path / "nothing", "cannot be used.*Can't connect")
     status = server.cli("status", check=False)
@@ -75,12 +76,12 @@ def test_the_service_may_be_killed_and_started_while_the_database_is_away(
     server: Service, mariadb: MariaDB, tmp_path: Path
 ) -> None:
     study = generate_uid()
-    sent = _store(server.peer, tmp_path / "before", study)
+    sent = _store(server, tmp_path / "before", study)
     mariadb.kill()
-    sent |= _store(server.peer, tmp_path / "meanwhile", study)
+    sent |= _store(server, tmp_path / "meanwhile", study)
     server.kill()
     server.start()
-    sent |= _store(server.peer, tmp_path / "after the start", study)
+    sent |= _store(server, tmp_path / "after the start", study)
     _refused(server, study, tmp_path / "nothing", "Can't connect")
     server.stop()
     mariadb.start()
@@ -92,7 +93,7 @@ def test_the_service_may_be_killed_and_started_while_the_database_is_away(
 def test_a_damaged_journal_holds_up_nothing(server: Service, mariadb: MariaDB, tmp_path: Path) -> None:
     study = generate_uid()
     mariadb.stop()
-    sent = _store(server.peer, tmp_path / "sent", study, 3)
+    sent = _store(server, tmp_path / "sent", study, 3)
     rotten, *_ = _waiting(server)
     uid = next(uid for uid in sent if uid in rotten)
     path = server.storage / rotten
@@ -102,7 +103,7 @@ def test_a_damaged_journal_holds_up_nothing(server: Service, mariadb: MariaDB, t
     with (server.storage / ".angiovault" / "journal").open("ab") as journal:
         journal.write(b"../secret.dcm\n/etc/passwd\n\0\xff\xfe\n\n2024/gone.dcm\n2024/2024-03/cut sho")
     # What comes next stands on a line of its own.
-    sent |= _store(server.peer, tmp_path / "next", study, 1)
+    sent |= _store(server, tmp_path / "next", study, 1)
     mariadb.start()
     wait_until(lambda: not _waiting(server), "the journal to be empty")
     del sent[uid]
@@ -122,12 +123,12 @@ def test_a_damaged_journal_holds_up_nothing(server: Service, mariadb: MariaDB, t
 
 def test_a_changed_password(server: Service, mariadb: MariaDB, index: str, tmp_path: Path) -> None:
     study = generate_uid()
-    sent = _store(server.peer, tmp_path / "before", study)
+    sent = _store(server, tmp_path / "before", study)
     user = f"{_database(index)}@localhost"
     mariadb.execute(f"ALTER USER {user} IDENTIFIED BY 'another'")
     mariadb.stop()  # which ends the connections that were made with the old password
     mariadb.start()
-    sent |= _store(server.peer, tmp_path / "meanwhile", study)
+    sent |= _store(server, tmp_path / "meanwhile", study)
     _refused(server, study, tmp_path / "nothing", "Access denied")
     password = str(urlsplit(index).password)
     assert password not in server.log_text()
@@ -138,13 +139,13 @@ def test_a_changed_password(server: Service, mariadb: MariaDB, index: str, tmp_p
 
 def test_connections_that_went_stale_are_not_noticed(server: Service, mariadb: MariaDB, tmp_path: Path) -> None:
     study = generate_uid()
-    sent = _store(server.peer, tmp_path / "before", study)
+    sent = _store(server, tmp_path / "before", study)
     mariadb.stop()  # ends the service's pooled connections behind its back
     mariadb.start()
     assert instances.found(server.peer, [study]) == set(sent)
     mariadb.stop()
     mariadb.start()
-    sent |= _store(server.peer, tmp_path / "after", study)
+    sent |= _store(server, tmp_path / "after", study)
     assert "waits in the journal" not in server.log_text()
     instances.assert_kept(server.peer, [study], set(sent), sent, tmp_path / "back")
 
@@ -157,7 +158,7 @@ def test_a_database_that_does_not_sync_its_commits(
     mariadb.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
     server.stop()
     server.start()
-    sent = _store(server.peer, tmp_path / "before", study, 5)
+    sent = _store(server, tmp_path / "before", study, 5)
     assert instances.found(server.peer, [study]) == set(sent)
     mariadb.execute("DELETE FROM instance WHERE instance_number > 1", database=_database(index))
     mariadb.kill()

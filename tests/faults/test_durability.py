@@ -41,7 +41,7 @@ def _calls(trace: str) -> list[_Call]:
         thread, text = line.split(maxsplit=1)
         begin = number
         if text.endswith("<unfinished ...>"):
-            begun[thread] = (text.removesuffix("<unfinished ...>"), number)
+            begun[thread] = (text.removesuffix(" <unfinished ...>"), number)
             continue
         if (resumed := re.match(r"<\.\.\. \w+ resumed>", text)) and thread in begun:
             start, begin = begun.pop(thread)

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from angiovault.dimse import receivers
-from harness.dcmtk import echoscu, findscu
+from faults import instances
+from harness.dcmtk import echoscu, findscu, storescu
+from harness.mariadb import MariaDB
 from harness.service import Service
 from harness.upper_layer import ABORT, CT_IMAGE, DATA, EXPLICIT, RawPeer, data_set, pdu, pdv, store_rq
 from harness.waiting import wait_until
@@ -99,6 +102,28 @@ def test_no_association_waits_until_the_index_is_opened(service: ServiceFactory)
     index = Path(f"{server.storage}.index.sqlite3")
     for number in others(server):
         wait_until(lambda number=number: has_open(number, index), f"process {number} to open the index")  # type: ignore[misc]
+
+
+@pytest.mark.mariadb
+def test_a_device_does_not_wait_for_a_database_that_hangs(
+    service: ServiceFactory, mariadb: MariaDB, tmp_path: Path
+) -> None:
+    """Its release is answered, and it may come back at once: an association that has ended takes up no room."""
+    index = mariadb.database()
+    server = service(index=index, unknown_devices="all", config="[dicom]\nmax-associations = 1\n")
+    asked = f"SELECT COUNT(*) FROM information_schema.processlist WHERE user = '{urlsplit(index).username}'"
+    wait_until(lambda: mariadb.execute(asked)[0][0] == 1 + len(others(server)), "all processes to have the index open")
+    study = f"{_STUDY}.0"
+    paths = [instances.make(tmp_path / "sent", study=study, number=number) for number in range(4)]
+    mariadb.background.process.send_signal(signal.SIGSTOP)
+    try:
+        assert [storescu(server.peer, [path], "-xe").statuses for path in paths] == [[0]] * 4
+        assert "released after" not in server.log_text(), "the associations wait for what they brought to be settled"
+    finally:
+        mariadb.background.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: server.log_text().count("1 stored") == 4, "the associations to be in the log")
+    sent = instances.digests(paths)
+    instances.assert_kept(server.peer, [study], set(sent), sent, tmp_path / "back")
 
 
 def test_one_study_from_several_processes_has_the_right_counts(

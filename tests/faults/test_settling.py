@@ -92,7 +92,7 @@ def test_stopped_at_every_step(step: str, power_cut: bool, tmp_path: Path) -> No
         assert "rebuilt" not in server.log_text()
         assert server.cli("verify").stdout.endswith("0 damaged, 0 missing\n")
         assert {status for batch in batches for status in storescu(server.peer, batch, "-xe").statuses} == {0}
-        assert len(instances.tree(server.storage)) == len(sent)
+        assert len(instances.tree(server.settled())) == len(sent)
 
 
 class _Device:
@@ -179,7 +179,7 @@ def test_an_import_beside_the_service(
         assert {one.result().returncode for one in imports} == {0}
     assert {status for result in results for status in result.statuses} == {0}
     instances.assert_kept(server.peer, studies, set(sent), sent, tmp_path / "back")
-    assert len(instances.tree(server.storage)) == len(sent)
+    assert len(instances.tree(server.settled())) == len(sent)
     counts = json.loads(server.cli("status", "--json").stdout)["counts"]
     assert (counts["studies"], counts["instances"], counts["versions"]) == (3, 120, 0)
     assert not list((server.storage / ".angiovault" / "incoming").iterdir())

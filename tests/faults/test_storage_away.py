@@ -15,6 +15,7 @@ from harness.dcmtk import echoscu, findscu, getscu, storescu
 from harness.mariadb import MariaDB
 from harness.processes import program
 from harness.service import Service
+from harness.settling import settled
 from harness.waiting import wait_until
 
 A700 = 0xA700
@@ -84,7 +85,7 @@ def test_a_storage_that_goes_away_while_the_service_runs(service: Callable[..., 
     first, second = (instances.make(tmp_path / "sent", study=study, number=number) for number in range(2))
     assert _stores(server, first)
     away = tmp_path / "away"
-    server.storage.rename(away)
+    server.settled().rename(away)
     _refuses(server, second, study, "is the volume or shared folder mounted?")
     server.storage.mkdir()
     _refuses(server, second, study, "is the volume or shared folder mounted?")
@@ -157,8 +158,7 @@ def test_disk_full(small_volume: Path, tmp_path: Path) -> None:
         result = storescu(server.peer, big, "-xe")
         assert result.statuses == [0, 0, 0, A700, A700]
         assert "no room left on the storage volume" in server.log_text()
-        assert not list((small_volume / ".angiovault" / "incoming").iterdir())
-        assert len(instances.tree(small_volume)) == 3
+        assert len(instances.tree(settled(small_volume))) == 3
         assert storescu(server.peer, small[:1], "-xe").statuses == [0]  # it fits
 
         # Filled up to the reserve: refused before a byte is written, and status says so.
@@ -215,6 +215,7 @@ def test_a_storage_that_becomes_read_only(small_volume: Path, tmp_path: Path) ->
 
     with Service(tmp_path, unknown_devices="all") as server:
         assert _stores(server, first)
+        settled(small_volume)
         remount("ro")
         assert storescu(server.peer, [second], "-xe").statuses == [A700]
         assert "Read-only file system" in server.log_text()
@@ -235,6 +236,7 @@ def test_a_volume_that_is_unmounted_in_the_middle(small_volume: Path, tmp_path: 
     paths = [instances.make(tmp_path / "sent", study=study, number=number) for number in range(3)]
     with Service(tmp_path, unknown_devices="all") as server:
         assert _stores(server, paths[0])
+        settled(small_volume)
         subprocess.run([program("umount"), "--lazy", small_volume], check=True)
         _refuses(server, paths[1], study, "is the volume or shared folder mounted?")
         assert list(small_volume.iterdir()) == []
@@ -263,7 +265,7 @@ def test_a_folder_that_may_not_be_read(tmp_path_factory: pytest.TempPathFactory,
         with server:
             assert _stores(server, first)
             assert _stores(server, second)
-            (folder,) = {path.parent for path in server.storage.rglob("*.dcm") if second.name[:40] in path.name}
+            (folder,) = {path.parent for path in server.settled().rglob("*.dcm") if second.name[:40] in path.name}
             folder.chmod(0)
             os.chown(folder, 0, 0)
             keys = ["QueryRetrieveLevel=STUDY", f"StudyInstanceUID={closed}"]

@@ -47,7 +47,7 @@ def test_a_study_that_is_being_received_is_deleted_again_and_again(
     server = service(index=index_url, unknown_devices="all")
     study = generate_uid()
     batches = [
-        [instances.make(tmp_path / f"sent{sender}", study=study, number=number, seed=number) for number in range(200)]
+        [instances.make(tmp_path / f"sent{sender}", study=study, number=number, seed=number) for number in range(300)]
         for sender in range(_SENDERS)
     ]
     sent = instances.digests(path for batch in batches for path in batch)

@@ -60,10 +60,11 @@ class Battered:
         assert "internal error" not in self.news(), self.news()
         self._read = self.service.background.log.stat().st_size
         assert self.service.running
-        wait_until(lambda: not self.unfinished(), "no unfinished instance in the storage")
         assert FIRST in self.kept()
 
     def kept(self) -> dict[str, list[Part10]]:
+        """Return what the storage holds when there is nothing unfinished in it."""
+        wait_until(lambda: not self.unfinished(), "no unfinished instance in the storage")
         return part10.collect(self.service.storage)
 
     def unfinished(self) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Self
 
 from harness.dcmtk import Peer
 from harness.processes import Argument, Background, Server
+from harness.settling import settled
 from harness.waiting import wait_until
 
 _COMMAND = (sys.executable, "-m", "angiovault.cli")
@@ -94,6 +95,10 @@ class Service(Server):
 
     def stdout_text(self) -> str:
         return self._stdout.read_text(encoding="utf-8")
+
+    def settled(self) -> Path:
+        """Return the storage folder when what was acknowledged has its place in it, see `harness.settling`."""
+        return settled(self.storage)
 
     def stop(self) -> None:
         """End it with SIGTERM: it must exit with 0 and leave no process behind."""

@@ -239,11 +239,11 @@ def test_titles_of_any_bytes_store(service: ServiceFactory) -> None:
             peer.associate(calling=title, called=title)
             assert peer.store(f"1.2.{number}", data_set(f"1.2.{number}")) == 0
             peer.release()
-    kept = part10.collect(running.storage)
+    kept = part10.collect(running.settled())
     assert len(kept) == len(titles)
     for number, readable in enumerate(titles.values()):
         assert str(kept[f"1.2.{number}"][0].meta.get("SourceApplicationEntityTitle", "")).strip() == readable
-        assert f"association of {readable}@127.0.0.1 with {readable}: 1 stored" in running.log_text()
+        running.wait_for_log(f"association of {readable}@127.0.0.1 with {readable}: 1 stored")
     assert "Traceback" not in running.log_text()
 
 
@@ -265,7 +265,7 @@ def test_all_addresses_of_both_kinds_are_listened_on(service: ServiceFactory) ->
             peer.associate([(VERIFICATION, [IMPLICIT])], calling=title.encode())
             assert peer.echo() == 0
             peer.release()
-        assert f"association of {title}@{host} ({title.lower()})" in running.log_text()
+        running.wait_for_log(f"association of {title}@{host} ({title.lower()})")
 
 
 # ---- what the standard lets a requestor propose

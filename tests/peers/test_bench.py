@@ -38,7 +38,7 @@ def test_a_stream_is_one_whole_instance(tmp_path: Path) -> None:
     with Service(tmp_path) as service:
         stream = Stream(service.peer, 1, 1_000_000)
         stream.send()
-        (path,) = service.storage.rglob("*.dcm")
+        (path,) = service.settled().rglob("*.dcm")
     kept = pydicom.dcmread(path)
     assert kept.PixelData == bytes(1_000_000)
     assert stream.sent == 1_000_000

@@ -52,14 +52,14 @@ def test_the_same_bytes_are_one_copy_and_other_bytes_a_version(
     )
     digest = [instances.digests([path])[uid] for path in (first, second, third)]
     assert storescu(server.peer, [first], "-xe").statuses == [0]
-    kept = instances.tree(server.storage)
+    kept = instances.tree(server.settled())
     assert storescu(server.peer, [first, first], "-xe").statuses == [0, 0]
-    assert instances.tree(server.storage) == kept
+    assert instances.tree(server.settled()) == kept
     assert _counts(server)["conflicts"] == 0
 
     # Other bytes under the same UID: taken, kept, said; the first stays current.
     assert storescu(server.peer, [second, third, second], "-xe").statuses == [0, 0, 0]
-    tree = instances.tree(server.storage)
+    tree = instances.tree(server.settled())
     assert len(tree) == 3
     assert kept.items() <= tree.items()
     counts = _counts(server)
@@ -87,7 +87,7 @@ def test_the_same_bytes_are_one_copy_and_other_bytes_a_version(
     assert len(server.cli("conflicts").stdout.splitlines()) == 4
     server.cli("conflicts", "--choose", f"{uid}={lines[1].split()[1]}")
     assert _get(server.peer, uid, study, tmp_path / "get first again") == digest[0]
-    assert instances.tree(server.storage) == tree
+    assert instances.tree(server.settled()) == tree
 
 
 def test_the_same_bytes_in_another_transfer_syntax_are_a_version(index_url: str, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_eight_associations_store_the_same_instance_at_once(
     assert counts["instances"] == 6
     assert counts["versions"] == (0 if same else 6 * 7)
     assert counts["conflicts"] == (0 if same else 6)
-    tree = instances.tree(server.storage)
+    tree = instances.tree(server.settled())
     assert len(tree) == (6 if same else 48)
     assert not list((server.storage / ".angiovault" / "incoming").iterdir())
 
@@ -218,7 +218,7 @@ def test_an_index_made_anew_gives_identical_answers(
     studies = _send_a_mixed_archive(server, tmp_path / "sent")
     counts, answers = _counts(server), _answers(server.peer)
     back = instances.given_back(server.peer, studies, tmp_path / "back")
-    tree = instances.tree(server.storage)
+    tree = instances.tree(server.settled())
     assert counts["conflicts"] == counts["studies_with_several_patients"] == 1
 
     # By the command, while the service runs.
@@ -351,7 +351,7 @@ def test_verify_finds_rot_without_a_database(service: Callable[..., Service], tm
     storescu(server.peer, paths, "-xe").ok()
     server.stop()
     (server.folder / "archive.index.sqlite3").rename(tmp_path / "index put away")
-    pixels, head, cut, sound = sorted(server.storage.rglob("*.dcm"))
+    pixels, head, cut, sound = sorted(server.settled().rglob("*.dcm"))
     _flip(pixels, -100)
     _flip(head, head.read_bytes().index(b"1.2.840.10008.1.2.1\0") + 18)  # the transfer syntax becomes another one
     os.truncate(cut, cut.stat().st_size - 2)
@@ -371,7 +371,7 @@ def test_the_scheduled_check_finds_rot_and_status_says_so(service: Callable[...,
     server.stop()
     state = server.storage / ".angiovault" / "check.json"
     state.unlink(missing_ok=True)
-    rotten, _ = sorted(server.storage.rglob("*.dcm"))
+    rotten, _ = sorted(server.settled().rglob("*.dcm"))
     _flip(rotten, -100)
     server.start()
     wait_until(lambda: state.exists() and json.loads(state.read_text())["finished"], "the check to be through")
@@ -406,7 +406,7 @@ def test_a_lost_file_is_made_good_by_sending_it_again(
     path = instances.make(tmp_path / "sent", study=(study := generate_uid()))
     sent = instances.digests([path])
     storescu(server.peer, [path], "-xe").ok()
-    (stored,) = server.storage.rglob("*.dcm")
+    (stored,) = server.settled().rglob("*.dcm")
     place = stored.relative_to(server.storage)
     if missing:
         stored.unlink()
@@ -440,8 +440,8 @@ def test_the_tree_is_readable_and_hostile_names_do_not_leave_it(
     paths.append(instances.make(tmp_path / "sent", name="Zhang^San=张^三", SeriesDescription="左冠 LCA", Modality="XA"))
     before = {path for path in tmp_path.rglob("*") if server.storage not in path.parents}
     assert storescu(server.peer, paths, "-xe").statuses == [0] * len(paths)
+    kept = list(server.settled().rglob("*.dcm"))
     assert {path for path in tmp_path.rglob("*") if server.storage not in path.parents} - before == set()
-    kept = list(server.storage.rglob("*.dcm"))
     assert len(kept) == len(paths)
     for path in kept:
         assert all(len(part.encode()) <= 143 for part in path.relative_to(server.storage).parts)

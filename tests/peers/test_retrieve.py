@@ -579,7 +579,7 @@ def test_orthanc_as_destination(start: Callable[..., Service], orthanc: Callable
     service = start((), server.peer)
     for file, option in zip(files, ("-xr", "-xw"), strict=True):
         storescu(service.peer, [file], option).ok()
-    stored = part10.collect(service.storage)
+    stored = part10.collect(service.settled())
     for file in files:
         original = pydicom.dcmread(file)
         keys = ["QueryRetrieveLevel=STUDY", f"StudyInstanceUID={original.StudyInstanceUID}"]

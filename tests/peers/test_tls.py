@@ -124,7 +124,7 @@ def test_a_large_instance_goes_through_tls_to_the_byte(
         peer.associate()
         assert peer.store("1.2.99", data) == 0
         peer.release()
-    assert part10.collect(archive.storage)["1.2.99"][0].data_set() == data
+    assert part10.collect(archive.settled())["1.2.99"][0].data_set() == data
     without_mistakes(archive)
 
 

@@ -27,7 +27,7 @@ def test_a_study_is_deleted_by_a_typed_word_and_comes_back(service: Callable[...
     paths = [instances.make(tmp_path / "sent", study=study, number=number, name="张^三") for number in range(3)]
     sent = instances.digests(paths)
     storescu(server.peer, paths, "-xe").ok()
-    kept = instances.tree(server.storage)
+    kept = instances.tree(server.settled())
 
     refused = typed(server, "yes\n", "delete", study)
     assert (refused.returncode, refused.stderr) == (1, "angiovault: nothing was done\n")

@@ -60,8 +60,13 @@ class Association:
         self.requests: dict[int, tuple[float, int | None]] = {}
         """Command Field -> when the last such request of the peer came (time.time()), and the status of the answer."""
         self.pace: memoryview[float] = memoryview(bytearray(8)).cast("d")
-        """Since when it has been idle (time.monotonic()), 0 while it is busy; may be memory that processes share."""
+        """Since when it has been idle (time.monotonic()), 0 while it is busy, -1 when it has ended.
+
+        May be memory that processes share.
+        """
         self.busy = False
+        self.at_end: Callable[[], None] = lambda: None
+        """What is to be done when it has ended in any way; the peer does not wait for it."""
         self._lock = threading.Lock()
         self._message_id = 0
         self._answered = threading.Condition()
@@ -82,10 +87,21 @@ class Association:
         self.pace[0] = 0 if busy else time.monotonic()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is said in it, though what it brought may still be settled."""
+        return self.pace[0] < 0
+
+    @property
     def silence(self) -> float:
-        """For how many seconds nothing has been asked, 0 while it is busy."""
+        """For how many seconds nothing has been asked, 0 while it is busy and when it has ended."""
         since = self.pace[0]
-        return time.monotonic() - since if since else 0.0
+        return time.monotonic() - since if since > 0 else 0.0
+
+    def end(self) -> None:
+        """Close the connection, then do what is to be done at the end."""
+        self.pace[0] = -1
+        self.wire.close()
+        self.at_end()
 
     def context_of(self, message: Message) -> Context:
         """Return the presentation context of a message.

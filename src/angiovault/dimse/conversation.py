@@ -48,7 +48,7 @@ FAILURE: Final = Ending("aborted by an internal error", endings.FAILED)
 def converse(
     association: Association, handlers: Mapping[int, Handler], config: Config, is_stopped: Callable[[], bool]
 ) -> Ending:
-    """Serve an association to its end.
+    """Serve an association to its end, and close its connection.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def converse(
         wire.abort()
         raise
     finally:
-        wire.before_release()  # also when there was none
+        association.end()
 
 
 def _dispatch(handlers: Mapping[int, Handler], association: Association, message: Message) -> None:

@@ -194,8 +194,6 @@ class Worker:
             ending = converse(association, handlers, job.config, self._stopped.is_set)
         except Exception:
             log.exception("serving %s failed", association)
-        finally:
-            wire.close()
         return Report(ending, association.tally, association.requests)
 
 

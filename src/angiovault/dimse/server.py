@@ -78,14 +78,19 @@ class _Connection:
         """Return for how many seconds the association has been idle, 0 when it is not."""
         return 0.0 if self.association is None else self.association.silence
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has an association that has not ended and is not being ended."""
+        return self.association is not None and not self.association.has_ended and not self.is_cut
+
     def cut(self, why: str) -> None:
         """End it from another thread; the one that serves it wakes up and closes."""
         self.is_cut = True
-        if self.association is not None:
-            self.association.wire.interrupt(why)
-        else:
+        if self.association is None:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
+        elif not self.association.has_ended:
+            self.association.wire.interrupt(why)
 
     def close(self) -> None:
         self.socket.close()
@@ -298,7 +303,7 @@ class Server:
         """Return whether there is room for one more; the association idle the longest makes room if it may."""
         longest = None
         with self._lock:
-            others = [item for item in self._connections if item.association is not None and not item.is_cut]
+            others = [item for item in self._connections if item.goes_on]
             if len(others) >= self._most:
                 longest = max(others, key=_Connection.silence)
                 if longest.silence() <= _MAY_BE_EVICTED_AFTER:

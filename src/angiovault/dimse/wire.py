@@ -92,7 +92,6 @@ class Wire:
         self._send_lock = threading.Lock()
         self._send_buffer = bytearray()
         self._interruption = ""
-        self.before_release: Callable[[], None] = lambda: None  # is called before the peer's release is answered
 
     # ---- receiving
 
@@ -228,7 +227,6 @@ class Wire:
                 raise ProtocolError("A-RELEASE-RP that nobody asked for", UNEXPECTED_PDU)
             if within_message:
                 raise ProtocolError("A-RELEASE-RQ in the middle of a message", UNEXPECTED_PDU)
-            self.before_release()
             self.send(_PDU_HEADER.pack(A_RELEASE_RP, 4) + bytes(4))
             raise Released("released")
         elif kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ):
