@@ -183,7 +183,7 @@ class ReceiveIntoLarge(LargeRow):
                     server = base.service(folder) if is_large else side.make(folder)
                     try:
                         with server, quoting(server):
-                            seconds[is_large] = send(server.peer, study.paths).seconds
+                            seconds[is_large] = send(server, study.paths).seconds
                             require_found(server.peer, studies)
                     finally:
                         if is_large:

@@ -17,6 +17,7 @@ from bench.data import Kind, Study
 from bench.sides import MAX_PDU, Listening, Side, SinkServer
 from harness.dcmtk import Peer, findscu
 from harness.processes import Argument, Server, environment, program
+from harness.service import Service
 from harness.waiting import wait_until
 
 _TIMEOUT = 600
@@ -125,7 +126,7 @@ class Receive(Row):
         for turn in range(repeat):
             for side in in_turn(sides, turn):
                 with side.make(workshop.fresh("side", size)) as server, quoting(server):
-                    samples[side.name].append(send(server.peer, *(study.paths for study in studies)))
+                    samples[side.name].append(send(server, *(study.paths for study in studies)))
                     if side.answers_queries:
                         require_found(server.peer, studies)
                 say(self.name, turn, repeat, side, samples[side.name][-1])
@@ -151,7 +152,7 @@ class _Reading(Row):
             servers: dict[str, Listening] = {}
             for side in sides:
                 servers[side.name] = stack.enter_context(side.make(workshop.fresh(side.name)))
-                send(servers[side.name].peer, [path for study in studies for path in study.paths])
+                send(servers[side.name], [path for study in studies for path in study.paths])
             for turn in range(repeat):
                 for side in in_turn(sides, turn):
                     os.sync()
@@ -230,12 +231,27 @@ class Find(_Reading):
         return Sample(len(studies) * _QUERIES, 0, seconds)
 
 
-def send(peer: Peer, *groups: Sequence[Path]) -> Sample:
-    """Send each group of files by an association of its own, all at once."""
-    command = [program("storescu"), "-R", "-pdu", str(MAX_PDU), *_address(peer)]
+def send(server: Listening, *groups: Sequence[Path]) -> Sample:
+    """Send each group of files by an association of its own, all at once.
+
+    The time ends with the last sender, and that of our archive when everything has its place and its row, too.
+    """
+    command = [program("storescu"), "-R", "-pdu", str(MAX_PDU), *_address(server.peer)]
     seconds = timed([[*command, *group] for group in groups])
+    if isinstance(server, Service):
+        seconds += seconds_until_settled(server.storage)
     paths = [path for group in groups for path in group]
     return Sample(len(paths), sum(path.stat().st_size for path in paths), seconds)
+
+
+def seconds_until_settled(storage: Path) -> float:
+    """Wait until an archive's incoming folder is empty, looking every millisecond, and return how long it took."""
+    began = time.perf_counter()
+    while list((storage / ".angiovault" / "incoming").iterdir()):
+        if time.perf_counter() - began > _TIMEOUT:
+            raise ProgramFailed(f"what was received into {storage} does not get its place")
+        time.sleep(0.001)
+    return time.perf_counter() - began
 
 
 def require_found(peer: Peer, studies: Sequence[Study]) -> None:

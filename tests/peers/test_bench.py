@@ -25,7 +25,7 @@ def test_our_scu_gets_a_study_and_counts_it(tmp_path: Path) -> None:
     (study,) = data.studies(tmp_path / "data", data.CT, 1, 3)
     (tmp_path / "service").mkdir()
     with Service(tmp_path / "service", unknown_devices="all") as service:
-        rows.send(service.peer, study.paths)
+        rows.send(service, study.paths)
         peer = service.peer
         place = peer.host, peer.port, peer.ae_title.encode()
         count, size = getter.get(*place, data.CT.sop_class.encode(), study.uid.encode())
@@ -91,7 +91,7 @@ def test_a_large_index_holds_its_rows_and_takes_more(tmp_path: Path, engine: str
         for turn in range(2):
             with base.service(tmp_path) as service:
                 (study,) = data.studies(tmp_path / "data", data.MR, 1, 3)
-                rows.send(service.peer, study.paths)
+                rows.send(service, study.paths)
                 rows.require_found(service.peer, [study])
             assert {table: len(found) for table, found in _tables(large, server).items()}["instance"] == 403
             received = tmp_path / f"received {turn}"

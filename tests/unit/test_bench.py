@@ -8,6 +8,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -276,6 +277,17 @@ def test_programs_run_at_once(tmp_path: Path) -> None:
 def test_a_program_that_fails_stops_the_bench_and_is_quoted() -> None:
     with pytest.raises(rows.ProgramFailed, match=r"sh exited with 3:\nno luck"):
         rows.timed([["sh", "-c", "true"], ["sh", "-c", "echo no luck; exit 3"]])
+
+
+def test_a_time_ends_when_what_was_received_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    incoming = tmp_path / ".angiovault" / "incoming"
+    incoming.mkdir(parents=True)
+    left = [incoming / str(number) for number in range(3)]
+    for path in left:
+        path.touch()
+    monkeypatch.setattr(time, "sleep", lambda _: left.pop().unlink())
+    assert rows.seconds_until_settled(tmp_path) > 0
+    assert not left
 
 
 # ---- rows and table
