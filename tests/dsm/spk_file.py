@@ -41,7 +41,9 @@ class Spk:
         """Unpack everything but package.tgz, with the modes of the archive."""
         with tarfile.open(self.path, "r:") as archive:
             wanted = [member for member in archive if not member.name.endswith("package.tgz")]
-            archive.extractall(folder, wanted, filter="tar")
+            if hasattr(tarfile, "tar_filter"):  # from Python 3.11.4 on; before, it was what happens in any case
+                archive.extraction_filter = tarfile.tar_filter
+            archive.extractall(folder, wanted)
 
     @cached_property
     def _payload_tar(self) -> bytes:
