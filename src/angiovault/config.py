@@ -182,7 +182,13 @@ class Config:
     verify_every_days: int = setting(
         "archive", integer(0, 3650), "30", "Days in which every stored file is read again and checked; 0 is never."
     )
-    verify_rate: int = setting("archive", integer(1, 100000), "20", "MB/s at which the scheduled check reads at most.")
+    verify_rate: int = setting(
+        "archive",
+        integer(1, 100000),
+        "20",
+        "MB/s at which the scheduled check reads at most; while devices are served it waits, "
+        "at most a minute for a file.",
+    )
     commitment_delay: int = setting(
         "commitment",
         integer(0, 3600),

@@ -45,6 +45,7 @@ _LOOK_SECONDS: Final = 2.0
 _SETTLE_SECONDS: Final = 1.0
 _REST_SECONDS: Final = 5.0
 _TRASH_SECONDS: Final = 60.0
+_QUIET_SECONDS: Final = 1.0
 
 
 def serve(config: Config, config_file: Path | None, load: Callable[[], Config]) -> None:
@@ -213,7 +214,7 @@ class Service:
         self._receivers = receivers
         self._server = Server(devices, self._refusals.note, self._on_end, receivers)
         self._commitment = commitment.Worker(archive, devices, config, self._server.associations)
-        self._scrubber = Scrubber(archive, config.verify_every_days, config.verify_rate)
+        self._scrubber = Scrubber(archive, config.verify_every_days, config.verify_rate, self._is_busy)
         self._rebuilding: threading.Thread | None = None
         self._stopping = threading.Event()
         self._said = ""
@@ -239,6 +240,10 @@ class Service:
             messages.C_MOVE_RQ: lambda association, message: retrieve.answer_move(association, message, services),
             messages.N_ACTION_RQ: on_commitment,
         }
+
+    def _is_busy(self) -> bool:
+        """Return whether a device was served within the last second."""
+        return any(association.silence < _QUIET_SECONDS for association in self._server.associations())
 
     def _on_end(self, association: Association, how: str) -> None:
         self._contacts.note(past.ended(association, how))

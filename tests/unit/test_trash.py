@@ -231,7 +231,7 @@ def test_what_the_check_found_damaged_is_no_problem_once_it_was_deleted(
     bring(archive, instances.make(tmp_path, study=STUDY))
     (place,) = archive.store.instance_files()
     state = {"began": 1.0, "after": str(place), "files": 1, "damaged": [str(place)], "finished": 2.0}
-    Scrubber(archive, 0, 1)._save(state)  # type: ignore[arg-type]
+    Scrubber(archive, 0, 1, lambda: False)._save(state)  # type: ignore[arg-type]
     assert "damaged" in summary(archive, lambda _: False)["problem"]
     trash.delete(STUDY, "somebody")
     assert summary(archive, lambda _: False)["problem"] == ""

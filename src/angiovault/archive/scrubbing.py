@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Final, TypedDict
 
@@ -20,6 +21,9 @@ _LOOK_EVERY: Final = 3600.0
 _RETRY_WHEN_AWAY: Final = 60.0
 _SAVE_EVERY: Final = 60.0
 _MOST_DAMAGED: Final = 100
+_LOOK_FOR_QUIET: Final = 1.0
+_LONGEST_WAIT: Final = 60.0
+"""Seconds for which a file waits for quiet: a round has to end even where devices never pause."""
 
 
 class _State(TypedDict, total=False):
@@ -35,6 +39,8 @@ class _State(TypedDict, total=False):
 class Scrubber:
     """Checks all files once in `every_days` days, at most `rate` MB/s; goes on after a restart where it was.
 
+    It lets devices go first: what it reads is taken from them in processor, disk and memory.
+
     Parameters
     ----------
     archive : Archive
@@ -43,10 +49,13 @@ class Scrubber:
         Days from the beginning of one round to that of the next; 0 switches it off.
     rate : float
         MB/s.
+    is_busy : Callable
+        Whether devices are being served at this moment.
     """
 
-    def __init__(self, archive: Archive, every_days: int, rate: float) -> None:
+    def __init__(self, archive: Archive, every_days: int, rate: float, is_busy: Callable[[], bool]) -> None:
         self._archive = archive
+        self._is_busy = is_busy
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduled check", daemon=True)
@@ -100,6 +109,8 @@ class Scrubber:
         after, passed = state["after"], not state["after"]
         store = self._archive.store
         for place in store.instance_files():
+            if passed:
+                self._wait_for_quiet()
             if self._stop.is_set() or not self._every:
                 break
             if not passed:
@@ -115,6 +126,11 @@ class Scrubber:
             state["damaged"] = [text for text in state["damaged"] if store.path(PurePosixPath(text)).exists()]
             log.info("scheduled check: %d files read, %d damaged", state["files"], len(state["damaged"]))
         self._save(state)
+
+    def _wait_for_quiet(self) -> None:
+        until = time.monotonic() + _LONGEST_WAIT
+        while self._is_busy() and time.monotonic() < until and not self._stop.wait(_LOOK_FOR_QUIET):
+            pass
 
     def _check(self, place: PurePosixPath, state: _State) -> None:
         finding = check_file(self._archive.store, place, self._pace)
