@@ -77,6 +77,7 @@ def test_what_was_cut_off_can_be_sent_again(service: Callable[..., Service], tmp
     path = instances.make(tmp_path / "sent")
     sent = instances.digests([path])
     storescu(server.peer, [path], "-xe").ok()
+    server.settled()
     server.kill()
     with closing(sqlite3.connect(server.folder / "archive.index.sqlite3")) as index:
         for table in ("instance", "series", "study"):  # as if the kill had come before the commit

@@ -314,7 +314,7 @@ def test_what_waits_is_tried_at_once_or_given_up_when_the_panel_asks_for_it(
 def test_only_what_is_whole_is_promised(start: Callable[..., Service], index_url: str) -> None:
     good, flipped, removed, conflict, *_ = stored = instances(4)
     service = start(stored, index=index_url)
-    files = part10.collect(service.storage)
+    files = part10.collect(service.settled())
     removed_path = files[removed.sop_instance][0].path
     removed_path.unlink()
     path = files[flipped.sop_instance][0].path

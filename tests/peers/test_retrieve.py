@@ -421,7 +421,7 @@ def test_a_storage_context_without_the_scp_role_is_not_used_for_sub_operations(s
 def test_a_stored_file_that_is_gone_or_cut_fails_alone(start: Callable[..., Service]) -> None:
     sent = [instance(number, size=2000) for number in range(4)]
     service = start(sent)
-    files = part10.collect(service.storage)
+    files = part10.collect(service.settled())
     files[sent[0].sop_instance][0].path.unlink()
     cut = files[sent[2].sop_instance][0].path
     cut.chmod(0o600)

@@ -120,7 +120,7 @@ def test_sent_found_by_name_moved_and_fetched_back_identical(
 
     found = archive.cli("verify").stdout
     assert f"{len(sent)} files are sound, 0 damaged, 0 missing" in found
-    assert len(part10.collect(archive.storage)) == len(sent)
+    assert len(part10.collect(archive.settled())) == len(sent)
 
 
 def _find(archive: Service, sent: dict[str, Part10], patient_id: str, expected: set[str]) -> set[str]:
