@@ -18,6 +18,7 @@ from bench.sides import MAX_PDU, Listening, Side, SinkServer
 from harness.dcmtk import Peer, findscu
 from harness.processes import Argument, Server, environment, program
 from harness.service import Service
+from harness.settling import settled
 from harness.waiting import wait_until
 
 _TIMEOUT = 600
@@ -245,12 +246,9 @@ def send(server: Listening, *groups: Sequence[Path]) -> Sample:
 
 
 def seconds_until_settled(storage: Path) -> float:
-    """Wait until an archive's incoming folder is empty, looking every millisecond, and return how long it took."""
+    """Wait until what was received has its place, looking every millisecond, and return how long it took."""
     began = time.perf_counter()
-    while list((storage / ".angiovault" / "incoming").iterdir()):
-        if time.perf_counter() - began > _TIMEOUT:
-            raise ProgramFailed(f"what was received into {storage} does not get its place")
-        time.sleep(0.001)
+    settled(storage, every=0.001)
     return time.perf_counter() - began
 
 

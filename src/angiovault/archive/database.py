@@ -271,11 +271,7 @@ class Database:
 
     def _require_complete(self, lock: bool = False) -> None:
         """Do the same in a session; with `lock` nobody may begin a rebuild before the transaction has ended."""
-        query = "SELECT value FROM archive WHERE name = ?"
-        if lock and self.engine == "mysql":
-            query += " LOCK IN SHARE MODE"
-        row = self.execute(query, "complete").fetchone()
-        self.incomplete = row is None or row[0] != "yes"
+        self.incomplete = self._fact("complete", lock) != "yes"
         if self.incomplete:
             raise IndexIncomplete("the index is being rebuilt from the files, which may take a while")
 
@@ -287,8 +283,12 @@ class Database:
         self.incomplete = not complete
         return was
 
-    def _fact(self, name: str) -> str:
-        row = Archive.select(Archive.value).where(Archive.name == name).tuples().first()
+    def _fact(self, name: str, lock: bool = False) -> str:
+        """Return what the index says of itself, '' when it says nothing; with `lock` nobody else changes it."""
+        query = "SELECT value FROM archive WHERE name = ?"
+        if lock and self.engine == "mysql":
+            query += " LOCK IN SHARE MODE"
+        row = self.execute(query, name).fetchone()
         return str(row[0]) if row else ""
 
     # ---- schema
