@@ -168,6 +168,39 @@ def test_one_sync_of_the_folder_makes_many_names_durable(store: Store, monkeypat
     assert _incoming(store) == []
 
 
+def _keep_one(store: Store) -> None:
+    incoming = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
+    incoming.keep()
+    incoming.discard()
+    incoming.path.unlink()
+
+
+def test_more_names_are_made_when_nobody_waits_for_them(store: Store) -> None:
+    left = []
+    for _ in range(8):
+        _keep_one(store)
+        left.append(len(_incoming(store)))
+    # The second instance makes two; from the third on, whoever used the last has made more for the next.
+    assert left == [0, 1, 4, 3, 2, 1, 8, 7]
+    store.incoming.drop_spares()
+    _keep_one(store)
+    assert _incoming(store) == [], "a single instance may be all that comes"
+
+
+def test_names_that_cannot_be_made_ahead_are_made_when_they_are_needed(store: Store) -> None:
+    for _ in range(2):
+        _keep_one(store)
+    third = store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
+    third.keep()
+    third.path.unlink()
+    third.folder.path.rmdir()
+    third.discard()
+    with pytest.raises(StorageError):
+        store.begin(SECONDARY_CAPTURE, "1.2.3", EXPLICIT, "SENDER")
+    store.incoming.prepare()
+    _keep_one(store)
+
+
 def test_a_folder_that_was_cleared_is_filled_again(store: Store) -> None:
     for _ in range(2):
         _receive(store)

@@ -257,6 +257,29 @@ def test_large_fragments_cut_anywhere_are_read_whole(lines: Callable[..., Line],
     sending.join()
 
 
+def test_what_has_come_is_read_by_few_calls(lines: Callable[..., Line], monkeypatch: pytest.MonkeyPatch) -> None:
+    line = lines(max_pdu=131072)
+    data = random.Random(0).randbytes(1_000_000)
+    parts = [data[start : start + 50_000] for start in range(0, len(data), 50_000)]
+    body = b"".join(pdu(DATA, pdv(1, part, last=part is parts[-1])) for part in parts)
+    for side in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        line.far.setsockopt(socket.SOL_SOCKET, side, 4 << 20)
+    line.far.sendall(COMMAND + body)
+    asked: list[int] = []
+    read = line.wire.connection.recv_into
+
+    def count(buffer: memoryview, all_of_it: bool = False) -> int:
+        asked.append(len(buffer))
+        return read(buffer, all_of_it)
+
+    monkeypatch.setattr(line.wire.connection, "recv_into", count)
+    room, got = bytearray(150_000), bytearray()
+    message = read_message(line.wire, 10)
+    message.read_into(lambda: memoryview(room), lambda count: got.extend(room[:count]))
+    assert got == data
+    assert len(asked) <= len(parts) + 2, asked
+
+
 def test_what_a_service_leaves_unread_is_drained(line: Line) -> None:
     line.far.sendall(p_data((1, True, True, store_rq("1.2", "1.2.3"))))
     line.far.sendall(p_data((1, False, False, b"first")) + p_data((1, False, True, b"second")))

@@ -23,6 +23,8 @@ from angiovault.archive import filemeta
 from angiovault.archive.durable import as_storage_error, fsync_directory
 from angiovault.processes import is_running
 
+_FIRST_SPARES: Final = 2
+"""How many are made for the second instance; after a single one there may be no more to come."""
 _MOST_SPARES: Final = 32
 _BIG: Final = 64 << 20
 _UNKNOWN_TIME: Final = "0000-00-00T00:00:00.000000Z"
@@ -78,10 +80,19 @@ class IncomingFolder:
         """Return a file of a durable name; more of them are made each time, as long as instances keep coming."""
         with self._lock:
             if not self._spares:
-                count, self._next = self._next, 1
-                self._make_spares(count)
-                self._next = min(2 * count, _MOST_SPARES)
+                self._refill()
             return self._spares.pop()
+
+    def stock_up(self) -> None:
+        """Make more spare files if those of a series of instances are used up, while no device waits for it."""
+        with self._lock, contextlib.suppress(OSError):  # the next instance tries again, and says what is wrong
+            if not self._spares and self._next > _FIRST_SPARES:
+                self._refill()
+
+    def _refill(self) -> None:
+        count, self._next = self._next, 1
+        self._make_spares(count)
+        self._next = min(2 * count, _MOST_SPARES)
 
     def _make_spares(self, count: int) -> None:
         made: list[Path] = []
@@ -302,7 +313,9 @@ class Incoming:
                 _forget(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-            if not self._kept:
+            if self._kept:
+                self.folder.stock_up()
+            else:
                 remove([self.path])
 
 

@@ -69,8 +69,7 @@ class Fragments:
             When anything else comes, in the words of what came.
         """
         while self._advance():
-            view = room()[: self._left]
-            got = self._wire.read_into(view, not self._is_last)
+            got = self._wire.read_into(room(), self._left, not self._is_last)
             self._left -= got
             filled(got)
 

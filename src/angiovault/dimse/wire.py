@@ -268,24 +268,40 @@ class Wire:
         self._pdu_left -= len(view)
         return view
 
-    def read_into(self, view: memoryview, goes_on: bool) -> int:
-        """Read at least one of the next bytes, which belong to the current PDV, into `view`, and return how many.
+    def read_into(self, room: memoryview, left: int, goes_on: bool) -> int:
+        """Read at least one of the next bytes, which belong to the current PDV, into `room`, and return how many.
 
-        `goes_on` is whether this is not the last PDV of its message.
+        Parameters
+        ----------
+        room : memoryview
+            Where they are to be put; what lies behind them in it may be overwritten.
+        left : int
+            How many the PDV has left.
+        goes_on : bool
+            Whether this is not the last PDV of its message.
 
         Raises
         ------
         AssociationEnded
             When nothing comes.
         """
-        if self._start == self._end and len(view) >= _COPIED:
-            got = self._receive(view, all_of_it=True)
-            self._pdu_left -= got
-            self._headers_alone = goes_on and not self._pdu_left
-            return got
-        part = self.read_some(len(view))
-        view[: len(part)] = part
-        return len(part)
+        count = min(left, len(room))
+        if self._start < self._end or count < _COPIED:
+            part = self.read_some(count)
+            room[: len(part)] = part
+            return len(part)
+        # What has come already often holds the headers of the next PDV, too: one system call for both.
+        more = goes_on and count == left
+        got = self._receive(room[: count + _HEADERS] if more else room[:count], all_of_it=not more)
+        if got > count:
+            self._start, self._end = 0, got - count
+            self._view[: self._end] = room[count:got]
+            got = count
+        elif got < count:
+            got += self._receive(room[got:count], all_of_it=True)
+        self._pdu_left -= got
+        self._headers_alone = goes_on and not self._pdu_left and self._end - self._start < _HEADERS
+        return got
 
     # ---- sending
 
