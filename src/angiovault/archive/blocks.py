@@ -14,7 +14,9 @@ from functools import lru_cache
 from queue import SimpleQueue
 from typing import Final
 
-_SIZE: Final = 704 << 10
+_SIZE: Final = 1408 << 10
+"""Bytes. To hand a block to the thread that hashes takes some 0.1 ms of the processor: with blocks half as large, a run
+of 20 MB is received a tenth slower."""
 _LEAST_ROOM: Final = 128 << 10
 """Bytes; with less room a block is full, so that no piece of this size is ever split."""
 _MEDIUM: Final = 256 << 10
